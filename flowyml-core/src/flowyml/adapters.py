@@ -1,0 +1,204 @@
+"""Adapters: discovered at import, loaded when first needed, isolated from one another.
+
+Importing flowyml scans the entry points of the group ``flowyml.adapters``, which runs no code of
+theirs. An adapter is loaded when its framework is asked for, or when an object has to be
+recognised. One that fails is reported once, as an `AdapterWarning`, and never gets in another's
+way.
+
+Two environment variables switch them: ``FLOWYML_DISABLE_ADAPTERS=a,b`` leaves the named ones
+out, and ``FLOWYML_STRICT_ADAPTERS=1`` raises where a failing adapter would only be reported.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import importlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import importlib_metadata
+
+from flowyml._version import __version__
+from flowyml.errors import (
+    AdapterWarning,
+    AmbiguousFrameworkError,
+    MaterializationError,
+    UnknownFrameworkError,
+)
+from flowyml.interfaces import Extractor, Materializer, RandomSource
+from flowyml.properties import type_name
+from flowyml.registry import Adapter, AdapterInfo, Registry, State, plugin_name, told
+
+__all__ = ["GROUP", "AdapterInfo", "list", "load", "register"]
+
+GROUP = "flowyml.adapters"
+"""The entry-point group in which an adapter's distribution names its plugin module."""
+
+_Detecting = TypeVar("_Detecting", Extractor, Materializer)
+
+
+def list() -> builtins.list[AdapterInfo]:
+    """Return every adapter with its distribution and state; loads none."""
+    return _registry.infos()
+
+
+def load() -> builtins.list[AdapterInfo]:
+    """Load every adapter that is not loaded yet, and return them all."""
+    _registry.load()
+    return _registry.infos()
+
+
+def register(plugin: object, name: str | None = None) -> AdapterInfo:
+    """Register an adapter that no distribution brings: a module or an object with hooks.
+
+    Args:
+        plugin: what implements hooks of `flowyml.hookspecs`.
+        name: the adapter's name; by default the last part of the module's or class's name.
+
+    Raises:
+        AdapterError: when it is unfit or claims what another adapter has. Nothing is registered.
+    """
+    return _registry.register(plugin, name or plugin_name(plugin).rpartition(".")[2])
+
+
+def extractor(framework: str) -> Extractor:
+    """Return a framework's extractor, loading its adapter.
+
+    Raises:
+        AdapterNotFoundError: when there is none, or its adapter is broken; that error is chained.
+    """
+    for attempt in (framework, None):  # an adapter may bring more than what it is named after
+        _registry.load(attempt)
+        for item in _registry.extractors():
+            if item.framework == framework:
+                return item
+    raise _registry.not_found(framework, f"Model.from_{framework}")
+
+
+def materializer(key: str) -> Materializer:
+    """Return the materializer of a key such as ``pytorch.module``, loading its adapter.
+
+    Raises:
+        AdapterNotFoundError: when there is none, or its adapter is broken; that error is chained.
+    """
+    name = key.partition(".")[0]
+    _registry.load(name)
+    for item in _registry.materializers():
+        if item.key == key:
+            return item
+    raise _registry.not_found(name, f"The materializer {key!r}")
+
+
+def frameworks() -> builtins.list[str]:
+    """Return the frameworks that `Model` can be made from, loading no adapter."""
+    named = {name for name, state in _registry.states() if state == "known"}
+    return sorted(named | {item.framework for item in _registry.extractors()})
+
+
+def extractor_of(obj: object) -> Extractor:
+    """Return the extractor that recognises an object.
+
+    Raises:
+        UnknownFrameworkError: when none does.
+        AmbiguousFrameworkError: when several do.
+    """
+    _registry.load()
+    found = _detecting(_registry.extractors(), obj)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        claims = " and ".join(f"{i.framework!r} of {_registry.provider(i)}" for i in found)
+        raise AmbiguousFrameworkError(
+            f"A {type_name(obj)} is claimed by {claims}. Say which one: framework=..."
+        )
+    accepted = "; ".join(f"{i.accepts} ({i.framework})" for i in _registry.extractors())
+    raise UnknownFrameworkError(
+        f"No adapter recognises a {type_name(obj)} as a model. The installed ones describe: "
+        f"{accepted or 'nothing'}."
+    )
+
+
+def materializer_of(obj: object) -> Materializer | None:
+    """Return the materializer that handles an object, or None.
+
+    Raises:
+        MaterializationError: when several claim it.
+    """
+    _registry.load()
+    found = _detecting(_registry.materializers(), obj)
+    if len(found) > 1:
+        claims = " and ".join(f"{i.key!r} of {_registry.provider(i)}" for i in found)
+        raise MaterializationError(
+            f"A {type_name(obj)} is claimed by the materializers {claims}. "
+            f"Leave one out with FLOWYML_DISABLE_ADAPTERS."
+        )
+    return found[0] if found else None
+
+
+def materialized_types() -> builtins.list[str]:
+    """Return the dotted names of the types that materializers handle, for messages."""
+    _registry.load()
+    return [name for item in _registry.materializers() for name in item.types]
+
+
+def random_sources() -> builtins.list[RandomSource]:
+    """Return every source of randomness that a seed has to reach."""
+    _registry.load()
+    return [*_registry.random_sources()]
+
+
+def provider(item: Extractor | Materializer) -> AdapterInfo:
+    """Return the adapter that brought an extractor or materializer."""
+    return _registry.provider(item)
+
+
+def _detecting(items: Iterable[_Detecting], obj: object) -> builtins.list[_Detecting]:
+    return [item for item in items if _detects(item, obj)]
+
+
+def _detects(item: Extractor | Materializer, obj: object) -> bool:
+    try:
+        return bool(item.detect(obj))
+    except Exception as error:
+        warnings.warn(
+            f"{type_name(item)} of the adapter {provider(item)} failed to say whether it handles "
+            f"a {type_name(obj)}, which counts as no: {told(error)}",
+            AdapterWarning,
+            stacklevel=2,
+        )
+        return False
+
+
+def _scan() -> Iterator[Adapter]:
+    """Find the built-in adapter and the installed ones, sorted by name; runs no code of theirs."""
+    yield Adapter(
+        "core",
+        "flowyml.builtin",
+        lambda: importlib.import_module("flowyml.builtin"),
+        lambda: ("flowyml-core", __version__),
+    )
+    try:
+        entry_points = sorted(
+            importlib_metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)
+        )
+    except Exception as error:  # some distribution's metadata can't be read
+        warnings.warn(
+            f"The installed adapters can't be listed: {told(error)}", AdapterWarning, stacklevel=2
+        )
+        return
+    disabled = set(os.environ.get("FLOWYML_DISABLE_ADAPTERS", "").replace(" ", "").split(","))
+    for entry_point in entry_points:
+        state: State = "disabled" if entry_point.name in disabled else "known"
+        origin = functools.partial(_origin, entry_point)
+        yield Adapter(entry_point.name, entry_point.value, entry_point.load, origin, state)
+
+
+def _origin(entry_point: importlib_metadata.EntryPoint) -> tuple[str | None, str | None]:
+    distribution = entry_point.dist
+    return (None, None) if distribution is None else (distribution.name, distribution.version)
+
+
+_registry = Registry(_scan())

@@ -1,0 +1,149 @@
+"""Assets: a thing that was made, with what is known about it and what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+
+import attrs
+
+from flowyml.properties import Metadata, type_name
+
+if TYPE_CHECKING:
+    from flowyml.store import Store
+
+ParentLike: TypeAlias = "str | Asset | Parent"
+Relation: TypeAlias = Literal["parent", "trained_on"]
+Restore: TypeAlias = Literal["exact", "weights"]
+
+
+@attrs.frozen
+class Parent:
+    """What an asset was made from.
+
+    Attributes:
+        ref: ``"name@version"``, or a bare name for what is in no store.
+        digest: the content digest, when it is known.
+        relation: ``"parent"`` or ``"trained_on"``.
+    """
+
+    ref: str
+    digest: str | None = None
+    relation: Relation = "parent"
+
+    def __str__(self) -> str:
+        return self.ref
+
+
+@attrs.frozen
+class StoredFile:
+    """One file of a stored asset: its path as written, BLAKE3 digest and size in bytes."""
+
+    path: str
+    digest: str
+    size: int
+
+
+@attrs.frozen
+class Stored:
+    """What the store knows about an asset that it holds; see `docs/store.md`."""
+
+    digest: str
+    created_at: datetime
+    type: str
+    adapter: str
+    materializer: str
+    format: str
+    files: tuple[StoredFile, ...]
+    restore: Restore = "exact"
+    restore_reason: str | None = None
+    required_trust: tuple[str, ...] = ()
+    run: str | None = None
+    step: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+@attrs.define(eq=False, kw_only=True, slots=False)
+class Asset:
+    """Something that was made: its data, and what is known about it.
+
+    Attributes:
+        name: its name in a store; None until it has one.
+        version: ``"v1"``, ``"v2"``, ...: set when it is saved or loaded.
+        data: the live object; None when only the metadata was read.
+        metadata: ``metadata.properties`` is flat and JSON-able.
+        tags: free text by key.
+        stored: digest, files and more; None until it is saved or loaded.
+    """
+
+    kind: ClassVar[str] = "asset"
+
+    name: str | None = None
+    version: str | None = None
+    data: Any = None
+    metadata: Metadata = attrs.field(factory=Metadata)
+    tags: dict[str, str] = attrs.field(factory=dict)
+    stored: Stored | None = None
+    _made_from: tuple[tuple[ParentLike, Relation], ...] = ()
+
+    @property
+    def ref(self) -> str | None:
+        """``"name@version"``; the bare name, or None, until it is saved."""
+        return self.name if self.version is None else f"{self.name}@{self.version}"
+
+    @property
+    def digest(self) -> str | None:
+        """The content digest: equal for equal content; None until it is saved."""
+        return None if self.stored is None else self.stored.digest
+
+    @property
+    def parents(self) -> tuple[Parent, ...]:
+        """What it was made from."""
+        return tuple(_parent(source, relation) for source, relation in self._made_from)
+
+    def save(self, store: Store | None = None) -> Self:
+        """Save as a new version and set `version`.
+
+        Args:
+            store: where; by default `Store.default`.
+
+        Raises:
+            StoreError: without a name, or when the store can't take it.
+            MaterializationError: when no materializer handles the data.
+        """
+        from flowyml.store import Store
+
+        (store or Store.default()).save(self)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.ref or 'without a name'}: {self._in_short()}>"
+
+    def _in_short(self) -> str:
+        return self.stored.type if self.stored else type_name(self.data)
+
+
+def sources(
+    given: ParentLike | Iterable[ParentLike] | None, relation: Relation
+) -> tuple[tuple[ParentLike, Relation], ...]:
+    """Return one or many sources as pairs with their relation, checked."""
+    if given is None:
+        return ()
+    many = (given,) if isinstance(given, (str, Asset, Parent)) else tuple(given)
+    for source in many:
+        if not isinstance(source, (str, Asset, Parent)):
+            raise TypeError(f"{relation}= takes assets and refs; got a {type_name(source)}")
+    return tuple((source, relation) for source in many)
+
+
+def _parent(source: ParentLike, relation: Relation) -> Parent:
+    if isinstance(source, Parent):
+        return source
+    if isinstance(source, str):
+        return Parent(source, relation=relation)
+    return Parent(source.ref or "unnamed", source.digest, relation)

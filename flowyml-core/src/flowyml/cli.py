@@ -1,0 +1,200 @@
+"""The command line: what is installed, what is stored, and whether it is intact.
+
+Everything here reads metadata only, so that no framework is ever imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from flowyml import adapters
+from flowyml._version import __version__
+from flowyml.assets import Asset
+from flowyml.errors import FlowymlError
+from flowyml.models import Model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status: 0, or 1 when something failed or is damaged."""
+    parsed = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = parsed.command
+    try:
+        command(parsed)
+    except (FlowymlError, ValueError) as error:
+        print(f"flowyml: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowyml", description="Models as assets: described, verified, reproducible."
+    )
+    parser.add_argument("--version", action="version", version=f"flowyml {__version__}")
+    parser.set_defaults(command=lambda _: parser.print_help())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, help: str, function: Callable[[argparse.Namespace], None]) -> Any:
+        command = commands.add_parser(name, help=help, description=help)
+        command.set_defaults(command=function)
+        return command
+
+    listed = add("adapters", "list the installed adapters", _adapters)
+    listed.add_argument("--json", action="store_true", help="print JSON")
+    listed.add_argument("--load", action="store_true", help="load them first, to see which work")
+    listed.add_argument("--verbose", action="store_true", help="show tracebacks of broken ones")
+    for name, help, function in (
+        ("list", "list the assets of a store", _list),
+        ("show", "show what is known about an asset", _show),
+        ("verify", "compare every byte with its digest", _verify),
+        ("runs", "list the runs of a store", _runs),
+    ):
+        command = add(name, help, function)
+        if name in ("show", "verify"):
+            command.add_argument(
+                "ref", nargs=None if name == "show" else "?", help="name[@version]"
+            )
+        if name != "verify":
+            command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument(
+            "--store", help="the store's directory (default: $FLOWYML_STORE or ./.flowyml)"
+        )
+    return parser
+
+
+def _store(parsed: argparse.Namespace) -> Any:
+    from flowyml.store import Store
+
+    return Store(parsed.store) if parsed.store else Store.default()
+
+
+def _adapters(parsed: argparse.Namespace) -> None:
+    infos = adapters.load() if parsed.load else adapters.list()
+    if parsed.json:
+        _print_json(
+            [
+                {**attrs.asdict(info), "error": None if info.error is None else repr(info.error)}
+                for info in infos
+            ]
+        )
+        return
+    rows = [
+        (info.name, info.state, f"{info.distribution} {info.version}", info.plugin)
+        for info in infos
+    ]
+    _print_table(("name", "state", "distribution", "plugin"), rows)
+    for info in infos:
+        if info.error is not None and parsed.verbose:
+            print(f"\n{info}:", *traceback.format_exception(info.error), sep="\n")
+
+
+def _list(parsed: argparse.Namespace) -> None:
+    store = _store(parsed)
+    assets = [store.get(f"{name}@{v}") for name in store.names() for v in store.versions(name)]
+    if parsed.json:
+        _print_json([_as_data(asset) for asset in assets])
+        return
+    rows = [
+        (
+            asset.ref,
+            asset.stored.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
+            _size(asset.stored.size),
+            asset.stored.type,
+        )
+        for asset in assets
+    ]
+    _print_table(("asset", "saved", "size", "type"), rows)
+
+
+def _show(parsed: argparse.Namespace) -> None:
+    asset = _store(parsed).get(parsed.ref)
+    if parsed.json:
+        _print_json(_as_data(asset))
+        return
+    if isinstance(asset, Model):
+        print(asset.summary())
+    else:
+        print(asset.ref)
+        for key, value in asset.metadata.properties.items():
+            print(f"  {key}  {value}")
+    stored = asset.stored
+    assert stored is not None
+    print(f"\nSaved {stored.created_at.astimezone():%Y-%m-%d %H:%M:%S}, {_size(stored.size)}")
+    print(f"  type     {stored.type}\n  format   {stored.format} ({stored.materializer})")
+    print(f"  digest   {stored.digest}\n  restore  {stored.restore_reason or stored.restore}")
+    if stored.required_trust:
+        print(f"  trust    {', '.join(stored.required_trust)}")
+    if stored.run:
+        print(f"  run      {stored.run}, step {stored.step}")
+    for parent in asset.parents:
+        print(f"  {parent.relation.replace('_', ' ')}  {parent}")
+
+
+def _verify(parsed: argparse.Namespace) -> None:
+    found = _store(parsed).verify(parsed.ref)
+    print(f"Intact: {found.versions} versions, {found.files} files, {_size(found.size)}")
+
+
+def _runs(parsed: argparse.Namespace) -> None:
+    from flowyml.records import to_data
+    from flowyml.running import runs
+
+    records = runs(_store(parsed))
+    if parsed.json:
+        _print_json([to_data(record) for record in records])
+        return
+    rows = [
+        (
+            record.id,
+            record.name,
+            record.status,
+            "" if record.duration is None else f"{record.duration:.1f} s",
+            " ".join(record.outputs),
+        )
+        for record in records
+    ]
+    _print_table(("run", "name", "status", "duration", "outputs"), rows)
+
+
+def _as_data(asset: Asset) -> dict[str, Any]:
+    history = asset.training_history if isinstance(asset, Model) else None
+    return {
+        "ref": asset.ref,
+        "kind": asset.kind,
+        "properties": asset.metadata.properties,
+        "training_history": history,
+        "tags": asset.tags,
+        "parents": [attrs.asdict(parent) for parent in asset.parents],
+        "stored": asset.stored and attrs.asdict(asset.stored),
+    }
+
+
+def _print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, default=str))
+
+
+def _print_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    for row in (titles, *rows):
+        print(
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def _size(size: int) -> str:
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"

@@ -1,0 +1,73 @@
+"""Every error and warning that flowyml raises on purpose.
+
+Each message says what failed and on what, what is known about it, and what to do next. Errors
+about an argument also derive from the builtin that Python users expect for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class FlowymlError(Exception):
+    """Base of every error of flowyml."""
+
+
+class AdapterError(FlowymlError):
+    """An adapter is broken, or two adapters contradict each other."""
+
+
+class AdapterNotFoundError(AdapterError, AttributeError):
+    """No usable adapter answers for the framework that was asked for."""
+
+
+class UnsupportedObjectError(FlowymlError, TypeError):
+    """An object of the wrong type was given."""
+
+
+class UnknownFrameworkError(UnsupportedObjectError):
+    """No adapter recognises the object."""
+
+
+class AmbiguousFrameworkError(UnsupportedObjectError):
+    """More than one adapter claims the object."""
+
+
+class StoreError(FlowymlError):
+    """The store can't do what was asked: its folder, a name, a version or a format is unfit."""
+
+
+class AssetNotFoundError(StoreError, LookupError):
+    """The store holds no asset of that name or version."""
+
+
+class IntegrityError(StoreError):
+    """What is on disk isn't what was saved."""
+
+
+class MaterializationError(FlowymlError):
+    """An object can't be turned into files, or files can't be turned back into the object."""
+
+
+class UntrustedDataError(FlowymlError):
+    """Loading would need code that the caller hasn't trusted.
+
+    Attributes:
+        required: the dotted names that would have to be imported or listed in ``trust=``.
+    """
+
+    def __init__(self, message: str, required: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.required = tuple(required)
+
+
+class FlowymlWarning(UserWarning):
+    """Base of every warning of flowyml."""
+
+
+class AdapterWarning(FlowymlWarning):
+    """An adapter failed; everything else goes on without it."""
+
+
+class MaterializationWarning(FlowymlWarning):
+    """Something was not stored, or is stored but can't be restored exactly."""

@@ -1,0 +1,161 @@
+"""What an adapter implements.
+
+Base classes with defaults: a method that a later core adds doesn't break an older adapter, and
+options travel in value objects so that they can grow. `detect` has to answer without importing
+the framework: whoever holds such an object has imported it, so ``sys.modules.get(...)`` is enough.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import attrs
+
+from flowyml.trust import Trust
+
+
+class Extractor(ABC):
+    """Describes the models of one framework.
+
+    Attributes:
+        framework: the key, as in ``Model.from_<framework>``; the same as the entry point's name.
+        accepts: what it describes, for error messages: ``"a torch.nn.Module"``.
+        options: keyword arguments of ``Model.from_<framework>`` that `extract` understands;
+            every other keyword argument becomes a property.
+    """
+
+    framework: ClassVar[str]
+    accepts: ClassVar[str] = "a model of the framework"
+    options: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def detect(self, obj: object) -> bool:
+        """Tell whether the object is a model of this framework, without importing it."""
+
+    @abstractmethod
+    def extract(self, obj: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the properties of a model by name; every value has a JSON form.
+
+        Nothing of the model may change.
+        """
+
+    def default_name(self, obj: Any) -> str:
+        """Return the name of a model whose user gave none."""
+        return type(obj).__name__
+
+
+@attrs.frozen
+class SaveOptions:
+    """How to save: one of the materializer's formats."""
+
+    format: str
+
+
+@attrs.frozen
+class SaveResult:
+    """What a materializer says about the files that it wrote.
+
+    Attributes:
+        restore: ``"exact"`` when the object itself comes back, ``"weights"`` when only its
+            values do and the caller has to build the object (``into=``).
+        reason: why not ``"exact"``, in words that name the part that prevents it.
+        required_trust: dotted names that loading needs beyond what is safe anyway.
+        details: whatever loading needs to know besides the files; JSON-able.
+    """
+
+    restore: Literal["exact", "weights"] = "exact"
+    reason: str | None = None
+    required_trust: tuple[str, ...] = ()
+    details: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Saved:
+    """What a materializer finds when it loads.
+
+    Attributes:
+        ref: ``"name@version"``, for messages.
+        format: the format that it was saved in.
+        files: path as it was written → local file to read; read-only, checked already.
+        result: what the materializer returned when it saved.
+    """
+
+    ref: str
+    format: str
+    files: Mapping[str, Path]
+    result: SaveResult
+
+
+@attrs.frozen
+class LoadOptions:
+    """How to load.
+
+    Attributes:
+        trust: what the caller trusts; nothing else may be imported or run.
+        into: an object that the caller built, to be filled; None builds one.
+        device: where to put the values, in the framework's words; None is where they were.
+    """
+
+    trust: Trust = attrs.field(factory=Trust)
+    into: Any = None
+    device: Any = None
+
+
+class Materializer(ABC):
+    """Turns objects of some types into files and back.
+
+    Attributes:
+        key: ``"<adapter>.<what>"``, as in ``"pytorch.module"``: recorded in every manifest, so
+            it never changes. The part before the first dot is the adapter's name.
+        formats: the formats it writes; the first is the default.
+        types: dotted names of the types it handles, for people.
+    """
+
+    key: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]]
+    types: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def detect(self, obj: object) -> bool:
+        """Tell whether it handles the object, without importing the framework."""
+
+    @abstractmethod
+    def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:
+        """Write the object as files into an empty folder.
+
+        The same content has to give the same bytes: its digest is the object's identity.
+        """
+
+    @abstractmethod
+    def load(self, saved: Saved, options: LoadOptions) -> Any:
+        """Give the object back. Runs no code from the files, nor any that isn't trusted.
+
+        Raises:
+            UntrustedDataError: when it would have to; the error lists all that it needs.
+            MaterializationError: when the files can't be turned into the object.
+        """
+
+
+class RandomSource(ABC):
+    """One library's random state, which a seed has to reach.
+
+    Attributes:
+        name: the library's name.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def seed(self, seed: int) -> None:
+        """Seed the generators; nothing when the library isn't imported."""
+
+    @abstractmethod
+    def state(self) -> Any:
+        """Return the generators' state, for `restore`."""
+
+    @abstractmethod
+    def restore(self, state: Any) -> None:
+        """Put the generators back into a state that `state` returned."""

@@ -1,0 +1,283 @@
+"""Models: the main kind of asset, described by the adapter of its framework.
+
+This module knows no framework. A method ``Model.from_<framework>`` exists for every adapter that
+is installed, third parties' included.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
+
+import attrs
+
+from flowyml import adapters, names, properties
+from flowyml.assets import Asset, ParentLike, sources
+from flowyml.errors import AdapterWarning, UnsupportedObjectError
+from flowyml.history import TrainingHistory
+from flowyml.properties import type_name
+
+if TYPE_CHECKING:
+    from flowyml.interfaces import Extractor
+    from flowyml.store import Store
+
+
+_Value = TypeVar("_Value")
+
+
+class Described(Generic[_Value]):
+    """An attribute that reads the property of its name; None when that isn't described."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, model: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, model: Model, owner: type) -> _Value | None: ...
+
+    def __get__(self, model: Model | None, owner: type) -> Self | _Value | None:
+        return self if model is None else model.metadata.properties.get(self._name)
+
+
+class ModelType(type):
+    """Gives `Model` a method ``from_<framework>`` for every adapter, third parties' included."""
+
+    def __getattr__(cls, name: str) -> Callable[..., Model]:
+        prefix, _, framework = name.partition("from_")
+        if prefix or not framework.isidentifier():
+            raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
+        return _constructor(cls, adapters.extractor(framework))  # type: ignore[arg-type]  # cls is Model
+
+    def __dir__(cls) -> list[str]:
+        constructors = [f"from_{framework}" for framework in adapters.frameworks()]
+        return sorted({*super().__dir__(), *constructors})
+
+
+@attrs.define(eq=False, kw_only=True, slots=False, repr=False)
+class Model(Asset, metaclass=ModelType):
+    """A trained model of any framework, described exactly.
+
+    Make one with ``Model.from_<framework>(model, ...)`` or `Model.create`.
+
+    Attributes:
+        framework: the framework's name, such as ``"pytorch"``.
+        training_history: equally long series of numbers by metric, or None.
+    """
+
+    kind: ClassVar[str] = "model"
+
+    framework: str | None = None
+    training_history: TrainingHistory | None = None
+
+    @classmethod
+    def create(
+        cls,
+        data: Any,
+        name: str | None = None,
+        *,
+        framework: str | None = None,
+        version: str | None = None,
+        training_history: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        properties: Mapping[str, Any] | None = None,
+        parent: ParentLike | Iterable[ParentLike] | None = None,
+        trained_on: ParentLike | Iterable[ParentLike] | None = None,
+        auto_extract: bool = True,
+        **more_properties: Any,
+    ) -> Model:
+        """Describe a model.
+
+        Args:
+            data: the model itself.
+            name: its name in a store; by default the name of its class.
+            framework: which adapter describes it; found out when not given.
+            version: the version to save it as; by default the next one.
+            training_history: series of numbers by metric, all of one length; copied.
+            tags: free text by key.
+            properties: what else to note; JSON-able, or described by type.
+            parent: what it was made from: assets or refs.
+            trained_on: the data it was trained on: assets or refs.
+            auto_extract: False leaves the extraction out; `framework` may then be any name.
+            **more_properties: more of `properties`; an option of the framework's extractor, such
+                as PyTorch's ``example_inputs``, goes to the extractor.
+
+        Raises:
+            UnknownFrameworkError: when no adapter recognises the model.
+            AmbiguousFrameworkError: when several do.
+            AdapterNotFoundError: when `framework` has no usable adapter.
+            UnsupportedObjectError: when it isn't a model of `framework` (a TypeError).
+            ValueError: for an unfit name, version or history, or a property that is extracted.
+        """
+        extractor: Extractor | None = None
+        if auto_extract:
+            extractor = adapters.extractor(framework) if framework else adapters.extractor_of(data)
+            framework = extractor.framework
+            _check_is_model(extractor, data)
+        if name is None:
+            name = names.from_text(extractor.default_name(data) if extractor else "model")
+        added = {**(properties or {}), **more_properties}
+        options = (
+            {key: added.pop(key) for key in extractor.options if key in added} if extractor else {}
+        )
+        model = cls(
+            name=names.check_name(name),
+            version=None if version is None else names.check_version(version),
+            data=data,
+            framework=framework,
+            training_history=None
+            if training_history is None
+            else TrainingHistory.of(training_history),
+            tags=_checked_tags(tags or {}),
+            made_from=(*sources(parent, "parent"), *sources(trained_on, "trained_on")),
+        )
+        extracted = _extracted(extractor, data, options) if extractor else {}
+        model.metadata.properties.update(_joined(framework, extracted, added))
+        return model
+
+    @classmethod
+    def load(
+        cls,
+        ref: str,
+        *,
+        store: Store | None = None,
+        trust: Iterable[Any] = (),
+        into: Any = None,
+        device: Any = None,
+    ) -> Model:
+        """Load a model with its data, the live object of its framework.
+
+        Args:
+            ref: ``"name"`` for the newest version, or ``"name@v3"``.
+            store: where from; by default `Store.default`.
+            trust: classes and dotted names (``"mypkg.*"``) that loading may import and use.
+            into: an object that you built, to be filled with the weights.
+            device: where to put the weights; by default where they were, if that exists here.
+
+        Raises:
+            AssetNotFoundError: when the store has no such model.
+            IntegrityError: when what is on disk isn't what was saved.
+            UntrustedDataError: when loading needs what isn't trusted.
+            MaterializationError: when the object can't be rebuilt.
+        """
+        from flowyml.store import Store
+
+        store = store or Store.default()
+        model = store.get(ref)
+        if not isinstance(model, cls):
+            raise UnsupportedObjectError(
+                f"{model.ref} is a {model._in_short()}, not a model. Load it with "
+                f"Store.load({model.ref!r})."
+            )
+        model.data = store.load(f"{model.ref}", trust=trust, into=into, device=device)
+        return model
+
+    parameters = Described[int]("Number of parameters: elements of all parameter tensors.")
+    trainable_parameters = Described[int]("Number of parameters that training changes.")
+    frozen_parameters = Described[int]("Number of parameters that training leaves alone.")
+    architecture = Described[str]("Name of the architecture, such as the model's class name.")
+    model_class = Described[str]("Name of the model's class.")
+    num_layers = Described[int]("Number of layers.")
+    layer_types = Described[list[str]]("Types of layers, in order of first appearance.")
+    num_tensors = Described[int]("Number of tensors that the saved state consists of.")
+    tensor_shapes_sample = Described[dict[str, list[int]]]("Shapes of the first tensors, by name.")
+    training_mode = Described[bool]("True when the model is in training mode.")
+    device = Described[str]("Where the parameters are, in the framework's words.")
+    dtype = Described[str]("Data type of the parameters, in the framework's words.")
+
+    def summary(self) -> str:
+        """Return the description as text, one property a line."""
+        rows = [(key, _shown(value)) for key, value in self.metadata.properties.items()]
+        if self.training_history:
+            rows += [
+                (f"final {key}", _shown(value))
+                for key, value in self.training_history.final.items()
+            ]
+        width = max((len(key) for key, _ in rows), default=0)
+        title = f"Model {self.ref or 'without a name'}"
+        return "\n".join([title, *(f"  {key:<{width}}  {text}" for key, text in rows)])
+
+    def _in_short(self) -> str:
+        count = "" if self.parameters is None else f", {self.parameters:,} parameters"
+        return f"{self.framework} {self.architecture or ''}".rstrip() + count
+
+
+def _constructor(cls: type[Model], extractor: Extractor) -> Callable[..., Model]:
+    """Build ``Model.from_<framework>``, with a signature that help() and completion can show."""
+
+    def from_framework(model: Any, name: str | None = None, **arguments: Any) -> Model:
+        return cls.create(model, name, framework=extractor.framework, **arguments)
+
+    create = inspect.signature(cls.create)
+    optional = [
+        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Any)
+        for option in sorted(extractor.options)
+    ]
+    given = [p for key, p in create.parameters.items() if key not in ("data", "framework")]
+    *keywords, rest = given
+    model = create.parameters["data"].replace(name="model")
+    from_framework.__name__ = f"from_{extractor.framework}"
+    from_framework.__qualname__ = f"{cls.__qualname__}.{from_framework.__name__}"
+    from_framework.__doc__ = f"Describe {extractor.accepts}; see `Model.create` for the arguments."
+    from_framework.__signature__ = create.replace(  # type: ignore[attr-defined]  # functions take one
+        parameters=[model, *keywords, *optional, rest]
+    )
+    return from_framework
+
+
+def _check_is_model(extractor: Extractor, data: object) -> None:
+    if extractor.detect(data):
+        return
+    hint = f" Pass an instance: {data.__name__}(...)." if isinstance(data, type) else ""
+    got = f"the class {data.__qualname__}" if isinstance(data, type) else f"a {type_name(data)}"
+    if data is None:
+        got = "None"
+    raise UnsupportedObjectError(
+        f"Model.from_{extractor.framework} needs {extractor.accepts}; got {got}.{hint}"
+    )
+
+
+def _extracted(extractor: Extractor, data: object, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Extract; a failing extractor costs the description, never the model."""
+    try:
+        found = extractor.extract(data, options)
+        return {key: properties.describe(value) for key, value in found.items()}
+    except Exception as error:
+        warnings.warn(
+            f"A {type_name(data)} is not described: the extractor of "
+            f"{adapters.provider(extractor)} failed with {type(error).__name__}: {error}",
+            AdapterWarning,
+            stacklevel=4,
+        )
+        return {}
+
+
+def _joined(
+    framework: str | None, extracted: Mapping[str, Any], added: Mapping[str, Any]
+) -> dict[str, Any]:
+    doubled = sorted(set(extracted) & set(added))
+    if doubled:
+        raise ValueError(
+            f"{', '.join(map(repr, doubled))} can't be set as a property: the value is extracted "
+            f"from the model. Choose another name, or pass auto_extract=False."
+        )
+    described = {key: properties.describe(value) for key, value in added.items()}
+    return {"framework": framework, **extracted, **described}
+
+
+def _checked_tags(tags: Any) -> dict[str, str]:
+    if isinstance(tags, Mapping) and all(isinstance(i, str) for pair in tags.items() for i in pair):
+        return {str(key): str(text) for key, text in tags.items()}
+    raise TypeError(f"tags have to be a dict of strings, such as {{'stage': 'test'}}; got {tags!r}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"

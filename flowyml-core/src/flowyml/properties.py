@@ -1,0 +1,113 @@
+"""Values that describe an asset: metadata properties, and how any value becomes one.
+
+Properties are for reading by people and programs, so anything can be described: what JSON can't
+hold is converted when that loses nothing that matters (a NumPy number, an enum, a path), and
+named by its type otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import os
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
+
+import attrs
+
+_MAX_DEPTH = 32
+
+
+@attrs.define
+class Metadata:
+    """What is known about an asset.
+
+    Attributes:
+        properties: flat and JSON-able: what the adapter extracted and what the user added.
+    """
+
+    properties: dict[str, Any] = attrs.field(factory=dict)
+
+
+class NotJsonableError(TypeError):
+    """A value has no JSON form of its own."""
+
+
+def type_name(value: object) -> str:
+    """Return the dotted name of a value's type, such as ``collections.OrderedDict``."""
+    kind = type(value)
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+def describe(value: object) -> Any:
+    """Return a JSON-able form of any value; what has none is named by its type. Never raises."""
+    return _jsonable(value, lambda unknown: f"<{type_name(unknown)}>")
+
+
+def to_jsonable(value: object) -> Any:
+    """Return the JSON-able form of a value.
+
+    Numbers of any library become Python numbers, enums their names, paths and dates strings,
+    attrs and dataclass instances dictionaries, other sequences and sets lists.
+
+    Raises:
+        NotJsonableError: when the value, or something in it, has no such form.
+    """
+    return _jsonable(value, _refuse)
+
+
+def _refuse(value: object) -> Any:
+    raise NotJsonableError(f"{type_name(value)} has no JSON form")
+
+
+def _jsonable(
+    value: object, otherwise: Callable[[object], Any], above: tuple[int, ...] = ()
+) -> Any:
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if id(value) in above or len(above) > _MAX_DEPTH:
+        return otherwise(value)
+    here = (*above, id(value))
+    try:
+        converted = _convert(value, lambda item: _jsonable(item, otherwise, here))
+    except NotJsonableError:
+        raise
+    except Exception:  # a user's own __iter__, __fspath__ or item() may raise anything
+        return otherwise(value)
+    return otherwise(value) if converted is NotImplemented else converted
+
+
+def _convert(value: object, convert: Callable[[object], Any]) -> Any:
+    """Convert one level, or return NotImplemented."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    for builtin in (bool, int, float, str):
+        if isinstance(value, builtin):
+            return builtin(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, type):
+        return NotImplemented
+    if isinstance(value, Mapping):
+        return {str(convert(key)): convert(item) for key, item in value.items()}
+    if isinstance(value, (Sequence, Set)) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return [convert(item) for item in value]
+    if attrs.has(type(value)) or dataclasses.is_dataclass(value):
+        names = [field.name for field in _fields(value)]
+        return {name: convert(getattr(value, name)) for name in names}
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return convert(value.item())  # a NumPy scalar, a zero-dimensional array or tensor
+    return NotImplemented
+
+
+def _fields(value: object) -> Sequence[Any]:
+    found: Sequence[Any] = (
+        attrs.fields(type(value))  # type: ignore[arg-type]  # guarded by attrs.has
+        if attrs.has(type(value))
+        else dataclasses.fields(value)  # type: ignore[arg-type]  # guarded by the caller
+    )
+    return found

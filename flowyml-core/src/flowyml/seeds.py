@@ -1,0 +1,61 @@
+"""Seeds: one number that reaches every source of randomness the adapters know."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flowyml import adapters
+
+_LIMIT = 2**32
+"""NumPy's global generator takes no larger seed."""
+
+
+def seed_everything(seed: int) -> int:
+    """Seed Python, NumPy and every framework that an adapter brings; return the seed.
+
+    Libraries that are not imported yet are not reached: import them first.
+
+    Args:
+        seed: a whole number, 0 ≤ seed < 2**32.
+
+    Raises:
+        TypeError: when it isn't a whole number.
+        ValueError: when it is out of range.
+    """
+    seed = check_seed(seed)
+    for source in adapters.random_sources():
+        source.seed(seed)
+    return seed
+
+
+def check_seed(seed: Any) -> int:
+    """Return a valid seed as an int; see `seed_everything`."""
+    if isinstance(seed, bool):
+        raise TypeError(f"a seed has to be a whole number; got {seed!r}")
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"a seed has to be a whole number; got {seed!r}") from None
+    if not 0 <= number < _LIMIT:
+        raise ValueError(f"a seed has to lie in 0 ≤ seed < 2**32; got {number}")
+    return number
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Seed everything for the time of a with block, then put the outer state back."""
+    if seed is None:
+        yield
+        return
+    sources = adapters.random_sources()
+    states = [source.state() for source in sources]
+    for source in sources:
+        source.seed(seed)
+    try:
+        yield
+    finally:
+        for source, state in zip(sources, states, strict=True):
+            source.restore(state)

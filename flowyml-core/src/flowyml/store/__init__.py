@@ -1,0 +1,5 @@
+"""The store: versions of assets in content-addressed files, verified whenever they are read."""
+
+from flowyml.store.store import Store, Verification
+
+__all__ = ["Store", "Verification"]

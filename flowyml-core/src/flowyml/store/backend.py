@@ -1,0 +1,122 @@
+"""Where a store keeps its bytes: a small interface, and the local directory that implements it.
+
+Keys are relative POSIX paths. Two promises carry everything above: what is published appears
+whole and at once, and publishing never overwrites.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from flowyml.errors import IntegrityError, StoreError
+
+
+class Backend(Protocol):
+    """What a store needs from the place that keeps its bytes."""
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """Open a private folder to write files in; it is gone when the context ends."""
+
+    def publish(self, staged: Path, key: str) -> bool:
+        """Move a staged file to a key, durably; False, and nothing done, when the key is taken."""
+
+    def replace(self, staged: Path, key: str) -> None:
+        """Move a staged file to a key, durably, in place of what may be there."""
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of a key. Raises FileNotFoundError when there are none."""
+
+    def local(self, key: str) -> Path:
+        """Return a local file with the bytes of a key. Raises FileNotFoundError likewise."""
+
+    def keys(self, folder: str) -> list[str]:
+        """Return the names directly below a folder, sorted; none when it doesn't exist."""
+
+
+class LocalDirectory:
+    """A directory on this machine, or one that is mounted like it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Open a private folder on the same file system, so that publishing only links."""
+        parent = self.root / "staging"
+        parent.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def publish(self, staged: Path, key: str) -> bool:
+        """Link the file to its key: a hard link is atomic and fails where something is."""
+        target = self._prepared(staged, key)
+        try:
+            os.link(staged, target)
+        except FileExistsError:
+            return False
+        sync(target.parent)
+        staged.unlink()
+        return True
+
+    def replace(self, staged: Path, key: str) -> None:
+        """Rename the file to its key."""
+        target = self._prepared(staged, key)
+        staged.replace(target)
+        sync(target.parent)
+
+    def _prepared(self, staged: Path, key: str) -> Path:
+        sync(staged)
+        target = self.root / key
+        make_folder(target.parent)
+        return target
+
+    def read(self, key: str) -> bytes:
+        """Read a file whole."""
+        return self.local(key).read_bytes()
+
+    def local(self, key: str) -> Path:
+        """Return the file itself, after making sure that it is one: a link could lead anywhere."""
+        path = self.root / key
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise IntegrityError(f"{path} isn't a plain file.")
+        return path
+
+    def keys(self, folder: str) -> list[str]:
+        """List a folder."""
+        try:
+            return sorted(path.name for path in (self.root / folder).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The folder {folder} can't be made: {error.strerror}.") from error
+    sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle for folders, and no need: NTFS journals them
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

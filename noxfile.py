@@ -1,0 +1,135 @@
+"""The checks of the repository: `nox` runs all, `nox -s lint` runs one, `nox -l` lists them."""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  (nox itself runs on older ones)
+    sys.exit(f"flowyml needs Python 3.11 or newer; this is Python {sys.version.split()[0]}.")
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nox
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+CORE, PYTORCH = "./flowyml-core", "./flowyml-pytorch"
+ROOT = Path(__file__).parent
+CONSTRAINTS = str(ROOT / "constraints.txt")
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "core", "pytorch", "packaging", "docs"]
+nox.options.reuse_venv = "yes"
+# pip alone reads pip's configuration, which on some machines is where torch comes from.
+nox.options.default_venv_backend = "virtualenv"
+# A machine with one of the Python versions is enough, under CI too: the others are skipped by name.
+nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
+
+# pyenv's python3.12 is a shim that fails unless its version is enabled, so enable what there is.
+if shutil.which("pyenv"):
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    found = [entry.name for python in PYTHONS for entry in sorted(versions.glob(f"{python}.*"))]
+    if found:
+        os.environ.setdefault("PYENV_VERSION", ":".join(found))
+
+reports: dict[str, Path] = {}
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    # Compiling all of torch takes longer than installing it; Python compiles what it imports.
+    session.install("--no-compile", "-c", CONSTRAINTS, *requirements)
+
+
+def run_pytest(session: nox.Session, *args: str, python: str = "python") -> None:
+    report = Path(session.virtualenv.location, "pytest.xml")
+    report.unlink(missing_ok=True)
+    reports[session.name] = report
+    session.run(python, "-m", "pytest", f"--junit-xml={report}", *args, external=python != "python")
+
+
+@atexit.register
+def print_totals() -> None:
+    """Repeat what pytest counted in each session, where a reader of a long log looks first."""
+    for name, report in reports.items():
+        if not report.exists():  # pytest did not run, or crashed: nox has said so
+            continue
+        suite = ElementTree.parse(report).getroot()[0]  # noqa: S314  (pytest wrote it)
+        counts = {key: int(suite.attrib[key]) for key in ("failures", "errors", "skipped")}
+        passed = int(suite.attrib["tests"]) - sum(counts.values())
+        rest = "".join(f", {count} {key}" for key, count in counts.items() if count)
+        print(f"{name}: {passed} passed{rest} in {float(suite.attrib['time']):.1f} s")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's rules and formatting."""
+    install(session, "ruff")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def fix(session: nox.Session) -> None:
+    """Let ruff fix and format what it can (not run by default)."""
+    install(session, "ruff")
+    session.run("ruff", "check", "--fix")
+    session.run("ruff", "format")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy --strict over both source trees."""
+    install(session, CORE, PYTORCH, "mypy", "numpy")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def core(session: nox.Session) -> None:
+    """The core's tests, where no framework is installed."""
+    install(session, f"{CORE}[numpy]", "hypothesis", "pytest")
+    without_torch = "import importlib.util as u; assert not u.find_spec('torch'), 'torch is here'"
+    session.run("python", "-c", without_torch)
+    run_pytest(session, "tests/core", *session.posargs)
+
+
+@nox.session
+def pytorch(session: nox.Session) -> None:
+    """The PyTorch adapter's tests."""
+    tools = ("hypothesis", "numpy", "pytest", "safetensors", "scikit-learn", "tqdm", "transformers")
+    install(session, f"{CORE}[numpy]", PYTORCH, *tools)
+    run_pytest(session, "tests/pytorch", *session.posargs)
+
+
+@nox.session
+def packaging(session: nox.Session) -> None:
+    """Build the three wheels and try them in a fresh environment, away from the checkout."""
+    install(session, "build", "hatchling")
+    with tempfile.TemporaryDirectory(prefix="flowyml-") as name:
+        folder = Path(name)
+        wheels, env = folder / "wheels", folder / "env"
+        for project in (".", CORE, PYTORCH):
+            session.run("python", "-m", "build", "--no-isolation", f"--outdir={wheels}", project)
+        session.run("python", "-m", "venv", str(env))
+        python = str(env / ("Scripts" if os.name == "nt" else "bin") / "python")
+        pip = (python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", CONSTRAINTS)
+        packages = map(str, wheels.glob("flowyml_*.whl"))
+        metapackage = (f"{wheel}[pytorch]" for wheel in wheels.glob("flowyml-*.whl"))
+        session.run(*pip, "pytest", *packages, *metapackage, external=True)
+
+        shutil.copytree(ROOT / "tests" / "packaging", folder / "tests")
+        session.env["FLOWYML_WHEELS"] = str(wheels)
+        options = (f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={folder}")
+        with session.chdir(folder):
+            run_pytest(session, *options, "tests", *session.posargs, python=python)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site, then run every code block of the README and the pages."""
+    tools = ("mkdocs-material", "pymdown-extensions", "pytest", "safetensors")
+    install(session, CORE, PYTORCH, ".[pytorch,examples]", *tools)
+    session.run("mkdocs", "build", "--strict", f"--site-dir={session.virtualenv.location}/site")
+    run_pytest(session, "tests/docs", *session.posargs)

@@ -1,0 +1,39 @@
+"""What an import costs and touches, seen from a new process."""
+
+from collections.abc import Callable
+
+import pytest
+
+import flowyml
+
+CHECK = """
+import sys
+{code}
+loaded = {{"torch", "numpy", "flowyml_pytorch", "flowyml.builtin", "blake3"}} & set(sys.modules)
+print(sorted(loaded))
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import flowyml",
+        "import flowyml; flowyml.adapters.list()",
+        "import flowyml; dir(flowyml.Model); dir(flowyml)",
+    ],
+)
+def test_an_import_touches_no_framework_and_no_adapter(
+    code: str, run_python: Callable[..., str]
+) -> None:
+    assert run_python(CHECK.format(code=code)).strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in flowyml.__all__:
+        assert getattr(flowyml, name) is not None, name
+    assert set(dir(flowyml)) == set(flowyml.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'models_'"):
+        flowyml.models_  # type: ignore[attr-defined]  # noqa: B018

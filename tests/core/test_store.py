@@ -1,0 +1,311 @@
+import json
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import blake3
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis.extra import numpy as hnp
+
+from flowyml import Store
+from flowyml.errors import (
+    AssetNotFoundError,
+    IntegrityError,
+    MaterializationError,
+    StoreError,
+)
+
+
+def files(store: Store, folder: str = "") -> list[Path]:
+    return sorted(path for path in (store.path / folder).rglob("*") if path.is_file())
+
+
+def test_nothing_is_made_until_something_is_saved(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new")
+    assert store.names() == []
+    assert store.versions("x") == []
+    assert store.verify().files == 0
+    with pytest.raises(AssetNotFoundError, match="holds no 'x'. It holds: nothing yet"):
+        store.load("x")
+    assert not store.path.exists()
+
+
+def test_the_layout_on_disk(store: Store) -> None:
+    store.save({"a": 1}, "numbers")
+    store.save({"a": 2}, "numbers")
+    names = [str(path.relative_to(store.path)) for path in files(store)]
+    assert [name for name in names if not name.startswith("blobs/")] == [
+        ".gitignore", "assets/numbers/v1.json", "assets/numbers/v2.json", "store.json",
+    ]  # fmt: skip
+    assert len(files(store, "blobs")) == 2
+    assert (store.path / ".gitignore").read_text() == "*\n"
+    assert json.loads((store.path / "store.json").read_text()) == {"layout": 1}
+    for blob in files(store, "blobs"):
+        digest = blob.parent.name + blob.name
+        assert blake3.blake3(blob.read_bytes()).hexdigest() == digest
+        assert not blob.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    assert not list((store.path / "staging").iterdir())
+
+
+def test_the_default_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Store.default().path == tmp_path / ".flowyml"
+    monkeypatch.setenv("FLOWYML_STORE", str(tmp_path / "elsewhere"))
+    assert Store.default().path == tmp_path / "elsewhere"
+
+
+def test_names_and_versions(store: Store) -> None:
+    for name in ("b", "a", "b"):
+        store.save(1, name)
+    assert store.names() == ["a", "b"]
+    assert store.versions("b") == ["v1", "v2"]
+    assert store.versions("c") == []
+
+
+def test_the_newest_version_is_the_highest_number(store: Store) -> None:
+    for number in range(1, 12):
+        store.save(number, "n")
+    assert store.load("n") == 11
+    assert store.load("n@v9") == 9
+    assert store.versions("n")[-2:] == ["v10", "v11"]
+
+
+def test_missing_names_and_versions_are_told_with_what_is_there(store: Store) -> None:
+    store.save(1, "n")
+    with pytest.raises(AssetNotFoundError, match="holds no 'm'. It holds: n"):
+        store.get("m")
+    with pytest.raises(AssetNotFoundError, match="holds no n@v2. Of 'n' it holds: v1"):
+        store.load("n@v2")
+    with pytest.raises(LookupError):
+        store.load("n@v2")
+
+
+def test_what_no_materializer_handles_is_said_by_type_and_nothing_is_made(store: Store) -> None:
+    with pytest.raises(MaterializationError, match="No materializer handles a set"):
+        store.save({1}, "s")
+    assert store.names() == []
+
+
+def test_an_unknown_format_names_the_known_ones(store: Store, toy: Any) -> None:
+    with pytest.raises(MaterializationError, match="format 'zip'; it can in 'toy', 'compact'"):
+        store.save(toy([]), "m", format="zip")
+    assert store.save(toy([]), "m", format="compact").stored.format == "compact"
+
+
+def test_a_name_is_needed(store: Store) -> None:
+    with pytest.raises(TypeError, match="a name has to be a string"):
+        store.save(1)
+
+
+def test_files_in_folders_and_details_come_back(store: Store, toy: Any) -> None:
+    asset = store.save(toy([1.0, 2.0]), "m")
+    assert [file.path for file in asset.stored.files] == ["format.txt", "parts/weights.json"]
+    assert store.load("m").weights == [1.0, 2.0]
+
+
+def test_equal_content_has_one_digest_and_is_stored_once(store: Store, toy: Any) -> None:
+    first = store.save(toy([1.0]), "a")
+    before = files(store, "blobs")
+    second = store.save(toy([1.0]), "b")
+    third = store.save(toy([2.0]), "b")
+    assert first.digest == second.digest != third.digest
+    assert len(files(store, "blobs")) == len(before) + 1
+
+
+def test_a_damaged_blob_is_healed_by_saving_the_content_again(store: Store) -> None:
+    store.save([1, 2, 3], "n")
+    (blob,) = files(store, "blobs")
+    content = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(content[::-1])
+    store.save([1, 2, 3], "n")
+    assert blob.read_bytes() == content
+    store.verify()
+
+
+def test_get_has_everything_but_the_data(store: Store, toy: Any) -> None:
+    saved = store.save(toy([1.0]), "m")
+    read = store.get("m")
+    assert read.data is None
+    assert read.stored == saved.stored
+    assert read.stored.type == "conftest.Toy" or read.stored.type.endswith(".Toy")
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 0.1, "ä", [1, (2, 3)], {"a": {1: None}}, 10**30])
+def test_jsonable_values_come_back_equal_and_of_their_type(store: Store, value: object) -> None:
+    store.save(value, "v")
+    assert store.load("v") == value
+    assert type(store.load("v")) is type(value)
+
+
+@settings(max_examples=50, deadline=None)
+@given(array=hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)))
+def test_numpy_arrays_come_back_bit_for_bit(
+    array: np.ndarray[Any, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.save(array, "a")
+    back = store.load("a")
+    assert type(back) is np.ndarray
+    assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+def test_numpy_scalars_and_fortran_order(store: Store) -> None:
+    store.save(np.float32(0.1), "s")
+    assert type(store.load("s")) is np.float32
+    store.save(np.asfortranarray(np.ones((2, 3))), "f")
+    assert store.load("f").flags.f_contiguous
+
+
+def test_a_loaded_array_can_be_changed_without_changing_the_file(store: Store) -> None:
+    store.save(np.zeros(3), "a")
+    array = store.load("a")
+    array[:] = 1
+    assert store.load("a").tolist() == [0, 0, 0]
+    store.verify()
+
+
+def test_arrays_of_objects_are_not_pickled(store: Store) -> None:
+    with pytest.raises(MaterializationError, match="No materializer handles a numpy.ndarray"):
+        store.save(np.array([object()]), "o")
+
+
+def test_into_and_device_mean_nothing_for_json(store: Store) -> None:
+    store.save(1, "n")
+    with pytest.raises(MaterializationError, match="into= has no meaning for n@v1"):
+        store.load("n", into=[])
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="is not a store: .* but 'notes.txt'"):
+        Store(tmp_path).save(1, "n")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="is a file; a store is a directory"):
+        Store(tmp_path / "file").save(1, "n")
+
+
+def test_a_newer_layout_is_refused(store: Store) -> None:
+    store.save(1, "n")
+    (store.path / "store.json").unlink()
+    (store.path / "store.json").write_text('{"layout": 2}')
+    with pytest.raises(StoreError, match="has the layout 2; this flowyml knows layout 1"):
+        Store(store.path).load("n")
+
+
+def test_a_save_that_fails_leaves_nothing_behind(store: Store, toy: Any, monkeypatch: Any) -> None:
+    store.save(toy([1.0]), "m")
+    before = files(store)
+
+    def fail(self: object, staged: Path, key: str) -> bool:
+        if key.startswith("assets/"):
+            raise OSError(28, "No space left on device")
+        return publish(self, staged, key)
+
+    from flowyml.store.backend import LocalDirectory
+
+    publish = LocalDirectory.publish
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalDirectory, "publish", fail)
+        with pytest.raises(StoreError, match="No space left on device.*Nothing of it became"):
+            store.save(toy([2.0]), "m")
+    assert store.versions("m") == ["v1"]
+    assert set(before) <= set(files(store))
+    assert store.load("m").weights == [1.0]
+    assert not list((store.path / "staging").iterdir())
+
+
+def test_threads_and_processes_save_one_name_without_a_race(store: Store) -> None:
+    threads = [
+        threading.Thread(target=lambda: [store.save(i, "n") for i in range(10)]) for _ in range(4)
+    ]
+    code = f"from flowyml import Store\nfor i in range(10): Store({str(store.path)!r}).save(i, 'n')"
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert store.versions("n") == [f"v{number}" for number in range(1, 71)]
+    assert sorted(store.load(f"n@{version}") for version in store.versions("n")) == sorted(
+        [*range(10)] * 7
+    )
+
+
+KILLED = """
+import sys, os, signal
+from flowyml import Store
+from flowyml.store import backend
+count = int(sys.argv[1])
+real = os.fsync
+def fsync(descriptor):
+    global count
+    count -= 1
+    if count < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(descriptor)
+os.fsync = fsync
+Store("store").save(list(range(int(sys.argv[1]), 1000)), "n")
+"""
+
+
+def test_a_process_killed_at_any_sync_leaves_no_half_version(tmp_path: Path) -> None:
+    Store(tmp_path / "store").save([0], "n")
+    survived = 0
+    for syncs in range(30):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(syncs)], cwd=tmp_path, check=False)
+        store = Store(tmp_path / "store")
+        store.verify()
+        assert store.load("n@v1") == [0]
+        for version in store.versions("n")[1:]:
+            assert store.load(f"n@{version}")[-1] == 999
+        if done.returncode == 0:
+            survived += 1
+            break
+    assert survived, "the save never ran to its end, so not every moment was tried"
+    assert syncs > 3
+
+
+def test_reading_metadata_imports_no_framework(
+    store: Store, toy: Any, run_python: Callable[..., str]
+) -> None:
+    store.save(np.zeros(3), "array")
+    code = f"""
+import sys
+from flowyml import Store
+store = Store({str(store.path)!r})
+print(store.get("array").stored.type, store.names(), store.versions("array"), store.verify().files)
+print({{"numpy", "torch", "flowyml_pytorch", "flowyml.builtin"}} & set(sys.modules))
+"""
+    assert run_python(code) == "numpy.ndarray ['array'] ['v1'] 1\nset()\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that even root can't write")
+def test_a_read_only_folder_is_told() -> None:
+    with pytest.raises(StoreError, match="/proc/self/store can't be made"):
+        Store("/proc/self/store").save(1, "n")
+
+
+def test_a_version_is_exported_as_a_plain_folder(store: Store, toy: Any, tmp_path: Path) -> None:
+    store.save(toy([1.0, 2.0]), "m")
+    folder = store.export("m", tmp_path / "out" / "m")
+    assert json.loads((folder / "parts" / "weights.json").read_text()) == [1.0, 2.0]
+    assert json.loads((folder / "manifest.json").read_text())["version"] == "v1"
+    assert [path.name for path in folder.parent.iterdir()] == ["m"]
+    with pytest.raises(StoreError, match="exists already; choose a new folder"):
+        store.export("m", folder)
+    for blob in files(store, "blobs"):
+        blob.chmod(0o644)
+        blob.write_bytes(b"x" * blob.stat().st_size)
+    with pytest.raises(IntegrityError):
+        store.export("m", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
