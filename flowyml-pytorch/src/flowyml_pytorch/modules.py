@@ -1,0 +1,102 @@
+"""Saving and loading of modules: the state dict, the structure beside it, and how both return.
+
+The weights are a plain ``torch.save`` file that ``load_state_dict`` takes, whatever becomes of
+flowyml. The structure is JSON. A module whose structure can't be restored safely is saved all the
+same, with its weights, and the record says what prevents the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from flowyml import encoding
+from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
+from flowyml.interfaces import LoadOptions, Saved, SaveResult
+from flowyml_pytorch import structure, tensors
+from flowyml_pytorch.rebuild import rebuild
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def save(module: nn.Module, folder: Path, *, with_structure: bool) -> SaveResult:
+    """Write ``weights.pt`` and, when wanted, ``structure.json`` and ``extra.pt``."""
+    live = module.state_dict(keep_vars=True)
+    kept = {key: item for key, item in live.items() if _is_plain(item)}
+    left_out = [key for key in live if key not in kept]
+    state = type(live)(kept)
+    vars(state).update(vars(live))  # the modules' own versions of their states
+    tensors.write(state, folder / "weights.pt")
+    details = {"left_out": left_out} if left_out else {}
+    if not with_structure:
+        return SaveResult("weights", "it was saved as a state dict", details=details)
+    keys = {id(item): key for key, item in reversed(kept.items()) if isinstance(item, Tensor)}
+    try:
+        found = structure.encode(module, keys)
+    except structure.NotRestorableError as error:
+        warnings.warn(
+            f"{type(module).__name__} is saved with its weights only, because of {error}. Loading "
+            f"it will need into= a module that you build.",
+            MaterializationWarning,
+            stacklevel=2,
+        )
+        return SaveResult("weights", str(error), details=details)
+    (folder / "structure.json").write_bytes(encoding.render(found.data))
+    if found.extra:
+        tensors.write(found.extra, folder / "extra.pt")
+    return SaveResult(required_trust=found.required_trust, details=details)
+
+
+def _is_plain(item: Any) -> bool:
+    """Tell whether a state dict's entry is data that a weights-only load gives back."""
+    if isinstance(item, Tensor):
+        return not is_lazy(item)
+    if isinstance(item, dict):
+        return all(_is_plain(part) for pair in item.items() for part in pair)
+    if isinstance(item, (list, tuple)):
+        return type(item) in (list, tuple) and all(map(_is_plain, item))
+    return type(item) in _PLAIN
+
+
+def load(saved: Saved, options: LoadOptions) -> Any:
+    """Give back the live module; ``into=`` fills one; a saved state dict comes back as such."""
+    if options.into is not None:
+        return _load_into(saved, options)
+    if saved.format == "state_dict":
+        return tensors.read(saved.files["weights.pt"], saved.ref, options.device)
+    if saved.result.restore != "exact":
+        raise MaterializationError(
+            f"{saved.ref} was saved with its weights only, because of {saved.result.reason}. Build "
+            f"the module yourself and pass it as into=."
+        )
+    try:
+        data = json.loads(saved.files["structure.json"].read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise MaterializationError(f"{saved.ref}: structure.json isn't JSON: {error}") from error
+    files = {
+        name: tensors.read(path, saved.ref, options.device)
+        for name, path in saved.files.items()
+        if name.endswith(".pt")
+    }
+    return rebuild(data, files, options.trust, saved.ref)
+
+
+def _load_into(saved: Saved, options: LoadOptions) -> nn.Module:
+    module = options.into
+    if not isinstance(module, nn.Module):
+        raise UnsupportedObjectError(
+            f"into= takes a torch.nn.Module for {saved.ref}; got a {type(module).__name__}."
+        )
+    state = tensors.read(saved.files["weights.pt"], saved.ref)
+    tensors.check_same_keys(_shapes(state), _shapes(module.state_dict()), saved.ref)
+    module.load_state_dict(state)
+    return module if options.device is None else module.to(options.device)
+
+
+def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(item.shape) for key, item in state.items() if isinstance(item, Tensor)}

@@ -1,0 +1,156 @@
+"""What flowyml discovers: registers the PyTorch extractor, materializers and random source.
+
+torch is looked up in ``sys.modules`` only: whoever holds a module or a tensor has imported it.
+The work is done in modules that import torch, which are imported when there is work.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowyml.hookspecs import hookimpl
+from flowyml.interfaces import (
+    Extractor,
+    LoadOptions,
+    Materializer,
+    RandomSource,
+    Saved,
+    SaveOptions,
+    SaveResult,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _is_module(obj: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(obj, torch.nn.Module)
+
+
+def _is_tensor(obj: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(obj, torch.Tensor)
+
+
+class ModuleExtractor(Extractor):
+    """Describes a ``torch.nn.Module``."""
+
+    framework = "pytorch"
+    accepts = "a torch.nn.Module"
+
+    def detect(self, obj: object) -> bool:
+        """Tell whether it is a module."""
+        return _is_module(obj)
+
+    def extract(self, obj: torch.nn.Module, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the properties that `flowyml_pytorch.describe` finds."""
+        from flowyml_pytorch.describe import describe
+
+        return describe(obj)
+
+
+class ModuleMaterializer(Materializer):
+    """Saves a ``torch.nn.Module``: its weights as a state dict, and the structure beside them."""
+
+    key = "pytorch.module"
+    formats = ("module", "state_dict")
+    types = ("torch.nn.Module",)
+
+    def detect(self, obj: object) -> bool:
+        """Tell whether it is a module."""
+        return _is_module(obj)
+
+    def save(self, obj: torch.nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
+        """Write ``weights.pt`` and, in the format ``module``, ``structure.json``."""
+        from flowyml_pytorch import modules
+
+        return modules.save(obj, folder, with_structure=options.format == "module")
+
+    def load(self, saved: Saved, options: LoadOptions) -> Any:
+        """Give back the live module, or, saved as ``state_dict``, the state dict."""
+        from flowyml_pytorch import modules
+
+        return modules.load(saved, options)
+
+
+class TensorMaterializer(Materializer):
+    """Saves a tensor, or a dict of tensors such as a state dict, with ``torch.save``."""
+
+    key = "pytorch.tensors"
+    formats = ("torch",)
+    types = ("torch.Tensor", "dict[str, torch.Tensor]")
+
+    def detect(self, obj: object) -> bool:
+        """Tell whether it is a tensor, or a dict of tensors by name that isn't empty."""
+        if _is_tensor(obj):
+            return True
+        return (
+            isinstance(obj, dict)
+            and bool(obj)
+            and all(type(key) is str and _is_tensor(value) for key, value in obj.items())
+        )
+
+    def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:
+        """Write ``tensors.pt``."""
+        from flowyml_pytorch import tensors
+
+        tensors.write(obj, folder / "tensors.pt")
+        return SaveResult()
+
+    def load(self, saved: Saved, options: LoadOptions) -> Any:
+        """Map ``tensors.pt``: changes stay in memory, the file keeps what was saved."""
+        from flowyml_pytorch import tensors
+
+        return tensors.load(saved, options)
+
+
+class TorchRandomSource(RandomSource):
+    """torch's default generators: the CPU's and every CUDA device's."""
+
+    name = "torch"
+
+    def seed(self, seed: int) -> None:
+        """Seed them all, if torch is imported."""
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.manual_seed(seed)
+
+    def state(self) -> Any:
+        """Return the states, those of CUDA devices once CUDA is in use; None without torch."""
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return None
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        return torch.get_rng_state(), cuda
+
+    def restore(self, state: Any) -> None:
+        """Put the generators back."""
+        if state is None:
+            return
+        torch = sys.modules["torch"]
+        cpu, cuda = state
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+@hookimpl
+def flowyml_register_extractors() -> list[Extractor]:
+    """Register the extractor of the framework ``pytorch``."""
+    return [ModuleExtractor()]
+
+
+@hookimpl
+def flowyml_register_materializers() -> list[Materializer]:
+    """Register the materializers of modules and tensors."""
+    return [ModuleMaterializer(), TensorMaterializer()]
+
+
+@hookimpl
+def flowyml_register_random_sources() -> list[RandomSource]:
+    """Register torch's default generators."""
+    return [TorchRandomSource()]

@@ -1,0 +1,191 @@
+"""What a stored structure may name, and how a name becomes the class or function.
+
+Three kinds of names are resolved: what is torch's own and harmless (classes of ``torch.nn``,
+functions on tensors), ``nn.Module`` subclasses that the process has imported already, and what
+the caller lists in ``trust=``. Only the last may cause an import. Everything else is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import nn
+
+from flowyml.errors import MaterializationError, UntrustedDataError
+from flowyml.trust import Trust
+from flowyml_pytorch.functional import path_of
+
+_TORCH_NN = ("torch.nn.", "torch.ao.nn.")
+
+
+@attrs.frozen
+class Name:
+    """A class or function by module and qualified name, written ``module:qualname``."""
+
+    module: str
+    qualname: str
+
+    @classmethod
+    def of(cls, item: Any) -> Name:
+        """Return the name of a class or function."""
+        return cls(item.__module__, item.__qualname__)
+
+    @classmethod
+    def parse(cls, text: Any) -> Name:
+        """Read ``module:qualname``. Raises ValueError for anything else."""
+        module, colon, qualname = text.partition(":") if isinstance(text, str) else ("", "", "")
+        parts = [*module.split("."), *qualname.split(".")]
+        if not colon or not all(part.isidentifier() for part in parts):
+            raise ValueError(f"{text!r} names no class or function")
+        return cls(module, qualname)
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.qualname}"
+
+    @property
+    def dotted(self) -> str:
+        """The name as ``trust=`` takes it."""
+        return f"{self.module}.{self.qualname}"
+
+
+def main_module_name() -> str | None:
+    """Return the name under which the script that runs now could be imported."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    path = getattr(main, "__file__", None)
+    return Path(path).stem if path else None
+
+
+def importable_name(item: Any) -> Name | None:
+    """Return the name that leads back to a class or function, or None when none does."""
+    path = path_of(item)  # builtins don't know the module they are found in
+    if path is not None:
+        return Name.parse(path)
+    module, qualname = getattr(item, "__module__", None), getattr(item, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str):
+        return None
+    if not all(part.isidentifier() for part in (*module.split("."), *qualname.split("."))):
+        return None  # a lambda, or something local to a function
+    name = Name(module, qualname)
+    return name if _imported(name) is item else None
+
+
+def is_safe(item: Any) -> bool:
+    """Tell whether a name may be used by every file, because it is torch's own and harmless."""
+    if isinstance(item, type):
+        return issubclass(item, nn.Module) and f"{item.__module__}.".startswith(_TORCH_NN)
+    return path_of(item) is not None
+
+
+def runs_code_on_load(cls: type) -> bool:
+    """Tell whether restoring an object of a class calls code of that class: a `__setstate__`."""
+    if f"{cls.__module__}.".startswith(_TORCH_NN):
+        return False
+    own, inherited = getattr(cls, "__setstate__", None), nn.Module.__setstate__
+    return own is not None and own is not inherited
+
+
+@attrs.define
+class Resolver:
+    """Resolves the names of one file; refusals are collected, so that one error lists them all."""
+
+    ref: str
+    trust: Trust
+    main: str | None
+    found: dict[Name, Any] = attrs.field(factory=dict)
+    refused: list[str] = attrs.field(factory=list)
+    missing: list[str] = attrs.field(factory=list)
+
+    def resolve_all(self, names: Iterable[Name]) -> None:
+        """Resolve every name of the file before anything is built.
+
+        Raises:
+            UntrustedDataError: listing all names that are refused.
+            MaterializationError: listing all names that lead nowhere.
+        """
+        for name in dict.fromkeys(names):
+            self._resolve(name)
+        if self.refused:
+            listed = ", ".join(self.refused)
+            raise UntrustedDataError(
+                f"{self.ref} can't be loaded yet: it names what is neither torch's own, nor an "
+                f"nn.Module class that this process has imported, nor trusted: {listed}. If you "
+                f"trust it, import the module that defines it (for an nn.Module class), or pass "
+                f"trust={self.refused!r}. To load the weights only, pass into= a module you built.",
+                self.refused,
+            )
+        if self.missing:
+            raise MaterializationError(
+                f"{self.ref} needs {', '.join(self.missing)}, which no longer exists under that "
+                f"name. Pass into= a module you built, to load the weights into it."
+            )
+
+    def _resolve(self, name: Name) -> None:
+        if name.module.startswith(_TORCH_NN):
+            item = _import(name)  # torch is trusted, and some parts of it are imported late
+            if item is not None and is_safe(item):
+                self.found[name] = item
+                return
+        trusted = self.trust.allows(name.dotted)
+        item = _import(name) if trusted else _imported(name, self.main)
+        if trusted:
+            self.found[name] = item
+            if item is None:
+                self.missing.append(name.dotted)
+        elif item is None:
+            known = self._module(name) is not None and not is_safe(item)
+            (self.missing if known else self.refused).append(name.dotted)
+        elif is_safe(item) or _is_plain_module_class(item):
+            self.found[name] = item
+        else:
+            self.refused.append(name.dotted)
+
+    def _module(self, name: Name) -> types.ModuleType | None:
+        return _module(name.module, self.main)
+
+
+def _is_plain_module_class(item: Any) -> bool:
+    return isinstance(item, type) and issubclass(item, nn.Module) and not runs_code_on_load(item)
+
+
+def _import(name: Name) -> Any:
+    try:
+        importlib.import_module(name.module)
+    except ImportError:
+        return None
+    return _imported(name)
+
+
+def _imported(name: Name, main: str | None = None) -> Any:
+    """Return what a name leads to in the modules imported so far; runs no module's code."""
+    item: Any = _module(name.module, main)
+    for part in name.qualname.split("."):
+        if item is None:
+            return None
+        item = vars(item).get(part) if hasattr(item, "__dict__") else None
+    return item
+
+
+def _module(name: str, main: str | None) -> types.ModuleType | None:
+    """Find a module, knowing that one file is ``__main__`` as a script and has a name imported.
+
+    Args:
+        name: the module's name when it was saved.
+        main: the importable name of what was ``__main__`` when it was saved.
+    """
+    if name == "__main__" and main is not None and main != main_module_name():
+        found = sys.modules.get(main)
+        if found is not None:
+            return found
+    found = sys.modules.get(name)
+    if found is None and name == main_module_name():
+        return sys.modules.get("__main__")
+    return found

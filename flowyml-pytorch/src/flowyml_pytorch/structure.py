@@ -1,0 +1,272 @@
+"""The structure of a module as JSON: every attribute of every submodule, tensors by reference.
+
+It takes the place of a pickle. Only a fixed set of value types has a form here; what has none is
+recorded as the reason why the module can't be restored exactly. The forms are described in
+``docs/store.md``; `flowyml_pytorch.rebuild` reads them.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from flowyml_pytorch.policy import importable_name, is_safe, main_module_name, runs_code_on_load
+
+SCHEMA = 1
+"""Version of the structure's layout."""
+
+DEFAULTS: Mapping[str, Any] = types.MappingProxyType(vars(nn.Module()))
+"""What every module starts with; attributes that equal it are not written."""
+
+
+class NotRestorableError(Exception):
+    """An attribute has no form here; the text says where it is and why."""
+
+
+@attrs.define
+class Structure:
+    """What `encode` found.
+
+    Attributes:
+        data: the JSON data.
+        extra: tensors that are in no state dict, by key: non-persistent buffers and attributes.
+        required_trust: dotted names that loading needs beyond imported module classes.
+    """
+
+    data: dict[str, Any]
+    extra: dict[str, Tensor]
+    required_trust: tuple[str, ...]
+
+
+def encode(module: nn.Module, state_keys: Mapping[int, str]) -> Structure:
+    """Encode a module.
+
+    Args:
+        module: the root.
+        state_keys: ``id(tensor)`` → key in the state dict that is stored beside the structure.
+
+    Raises:
+        NotRestorableError: when a part can't be restored exactly.
+    """
+    encoder = _Encoder(state_keys)
+    root = encoder.value(module, "")
+    data = {
+        "schema": SCHEMA,
+        "torch": torch.__version__,
+        "main": main_module_name(),
+        "root": _plain(root),
+        "objects": [_plain(item) for item in encoder.objects],
+        "tensors": encoder.tensors,
+    }
+    return Structure(data, encoder.extra, tuple(sorted(encoder.required_trust)))
+
+
+@attrs.define
+class _Shareable:
+    """A mutable container's form; it gets a number when it is met a second time."""
+
+    form: Any
+    original: Any
+    number: int | None = None
+
+
+class _Encoder:
+    def __init__(self, state_keys: Mapping[int, str]) -> None:
+        self.objects: list[Any] = []
+        self.tensors: list[dict[str, Any]] = []
+        self.extra: dict[str, Tensor] = {}
+        self.required_trust: set[str] = set()
+        self._state_keys = state_keys
+        self._object_numbers: dict[int, int] = {}
+        self._tensor_numbers: dict[int, int] = {}
+        self._containers: dict[int, _Shareable] = {}
+        self._shared = 0
+        self._alive: list[Any] = []  # keeps ids unique: state may be made on the fly
+
+    def value(self, value: Any, path: str) -> Any:
+        """Return the form of one value."""
+        kind = type(value)
+        if value is None or kind in (bool, int, str):
+            return value
+        if kind is float:
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        if isinstance(value, Tensor):
+            return {"$tensor": self._tensor(value, path)}
+        form = _VALUES.get(kind)
+        if form is not None:
+            return form(value)
+        if isinstance(value, enum.Enum):
+            return {"$enum": [{"$name": self._name(kind, path)}, value.name]}
+        if isinstance(value, PurePath) and kind.__module__.startswith("pathlib"):
+            return {"$path": str(value)}
+        if kind in _CONTAINERS:
+            return self._container(value, kind, path)
+        if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
+            return {"$name": self._name(value, path)}
+        return {"$object": self._object(value, path)}
+
+    def _container(self, value: Any, kind: type, path: str) -> Any:
+        if kind in (tuple, frozenset):
+            return {_CONTAINERS[kind]: self._items(value, kind, path)}
+        known = self._containers.get(id(value))
+        if known is not None:
+            if known.number is None:
+                self._shared += 1
+                known.number = self._shared
+            return {"$same": known.number}
+        shareable = self._containers[id(value)] = _Shareable(None, value)
+        items = self._items(value, kind, path)
+        shareable.form = items if kind is list else {_CONTAINERS[kind]: items}
+        if kind is dict and all(type(k) is str and not k.startswith("$") for k in value):
+            shareable.form = dict(items)
+        return shareable
+
+    def _items(self, value: Any, kind: type, path: str) -> list[Any]:
+        if kind in (dict, OrderedDict):
+            return [
+                [self.value(key, path), self.value(item, _below(path, key))]
+                for key, item in value.items()
+            ]
+        if kind in (set, frozenset):
+            value = sorted(value, key=repr)  # sets have no order; one set, one text
+        return [self.value(item, f"{path}[{index}]") for index, item in enumerate(value)]
+
+    def _tensor(self, tensor: Tensor, path: str) -> int:
+        number = self._tensor_numbers.get(id(tensor))
+        if number is not None:
+            return number
+        _check_tensor(tensor, path)
+        key = self._state_keys.get(id(tensor))
+        entry: dict[str, Any] = {"file": "weights.pt", "key": key}
+        if key is None:
+            entry = {"file": "extra.pt", "key": path}
+            self.extra[path] = tensor.detach()
+        entry["parameter"] = isinstance(tensor, nn.Parameter)
+        entry["requires_grad"] = tensor.requires_grad
+        self.tensors.append(entry)
+        self._alive.append(tensor)
+        number = self._tensor_numbers[id(tensor)] = len(self.tensors) - 1
+        return number
+
+    def _object(self, value: Any, path: str) -> int:
+        number = self._object_numbers.get(id(value))
+        if number is not None:
+            return number
+        cls = type(value)
+        is_module = isinstance(value, nn.Module)
+        name = self._name(cls, path)
+        if (not is_module or runs_code_on_load(cls)) and not is_safe(cls):
+            self.required_trust.add(name.replace(":", "."))
+        number = self._object_numbers[id(value)] = len(self.objects)
+        self._alive.append(value)
+        self.objects.append(None)
+        state = _state(value, path)
+        if is_module:
+            state = {key: item for key, item in state.items() if not _is_default(key, item)}
+        dot = f"{path}." if path else ""
+        encoded = {key: self.value(item, f"{dot}{key}") for key, item in state.items()}
+        self.objects[number] = {"$class": name, "state": encoded}
+        return number
+
+    def _name(self, item: Any, path: str) -> str:
+        name = importable_name(item)
+        if name is None:
+            what = f"class {item.__qualname__}" if isinstance(item, type) else repr(item)
+            raise NotRestorableError(
+                f"{path or 'the module itself'}: {what} can't be found again by its name"
+            )
+        if not is_safe(item) and not (isinstance(item, type) and issubclass(item, nn.Module)):
+            self.required_trust.add(name.dotted)
+        return str(name)
+
+
+def _state(value: Any, path: str) -> dict[str, Any]:
+    """Return an object's attributes, as its class wants them to be kept."""
+    cls = type(value)
+    slots = [slot for base in cls.__mro__ for slot in vars(base).get("__slots__", ())]
+    if any(
+        getattr(cls, how) is not getattr(object, how) for how in ("__reduce__", "__reduce_ex__")
+    ):
+        raise NotRestorableError(f"{path}: {cls.__qualname__} is restored by code of its own")
+    if slots or not hasattr(value, "__dict__"):
+        raise NotRestorableError(f"{path}: {cls.__qualname__} keeps its state outside __dict__")
+    try:
+        state = value.__getstate__()
+    except Exception as error:
+        raise NotRestorableError(f"{path}: {cls.__qualname__} gives no state: {error}") from error
+    state = {} if state is None else state
+    if not isinstance(state, dict) or not all(_is_attribute(key) for key in state):
+        raise NotRestorableError(f"{path}: the state of {cls.__qualname__} is no dict of names")
+    return state
+
+
+def _is_attribute(key: object) -> bool:
+    return type(key) is str and not key.startswith("$")
+
+
+def _is_default(key: str, item: Any) -> bool:
+    if key not in DEFAULTS:
+        return False
+    default = DEFAULTS[key]
+    return type(item) is type(default) and not isinstance(item, Tensor) and bool(item == default)
+
+
+def _check_tensor(tensor: Tensor, path: str) -> None:
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+        raise NotRestorableError(f"{path}: a tensor of type {type(tensor).__qualname__}")
+
+
+def _plain(form: Any) -> Any:
+    """Replace the containers' records by their forms, numbered where they are shared."""
+    if isinstance(form, _Shareable):
+        inner = _plain(form.form)
+        return inner if form.number is None else {"$shared": [form.number, inner]}
+    if isinstance(form, dict):
+        return {key: _plain(item) for key, item in form.items()}
+    if isinstance(form, list):
+        return [_plain(item) for item in form]
+    return form
+
+
+def _below(path: str, key: Any) -> str:
+    """Return the path of a dict's item; parts of a module go by their plain names."""
+    owner, _, attribute = path.rpartition(".")
+    if attribute in ("_modules", "_parameters", "_buffers") and type(key) is str:
+        return f"{owner}.{key}" if owner else key
+    return f"{path}[{key!r}]"
+
+
+def _torch_name(value: Any) -> str:
+    return str(value).removeprefix("torch.")
+
+
+_VALUES: dict[type, Callable[[Any], dict[str, Any]]] = {
+    complex: lambda value: {"$complex": repr(value)},
+    bytes: lambda value: {"$bytes": value.hex()},
+    type(Ellipsis): lambda _: {"$ellipsis": None},
+    slice: lambda value: {"$slice": [value.start, value.stop, value.step]},
+    range: lambda value: {"$range": [value.start, value.stop, value.step]},
+    torch.Size: lambda value: {"$size": list(value)},
+    torch.dtype: lambda value: {"$dtype": _torch_name(value)},
+    torch.device: lambda value: {"$device": str(value)},
+    torch.layout: lambda value: {"$layout": _torch_name(value)},
+    torch.memory_format: lambda value: {"$memory_format": _torch_name(value)},
+}
+
+_CONTAINERS: dict[type, str] = {
+    list: "$list",
+    tuple: "$tuple",
+    dict: "$dict",
+    OrderedDict: "$ordered",
+    set: "$set",
+    frozenset: "$frozenset",
+}

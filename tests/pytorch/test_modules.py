@@ -1,0 +1,326 @@
+"""A module comes back as it was: the live object, bit for bit."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowyml import Model, Store
+from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
+
+
+class Mode(enum.Enum):
+    FAST = 1
+
+
+class Net(nn.Module):
+    """Attributes of many kinds, ties, shared parts, buffers of both kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 4)
+        self.head = nn.Linear(4, 10, bias=False)
+        self.head.weight = self.embed.weight
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+        self.again = self.block
+        self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("kept", torch.arange(3))
+        self.register_buffer("scratch", torch.ones(2), persistent=False)
+        self.plain = torch.full((2,), 7.0)
+        self.activation = F.gelu
+        self.functions = [torch.relu, torch.tanh, F.relu, torch.special.expit, torch.einsum]
+        self.layer_class = nn.LayerNorm
+        self.config = {"a": [1, (2, None)], 3: {4}, "size": torch.Size([1, 2]), "c": 1j}
+        self.same_config = self.config
+        self.cycle: list[Any] = [1]
+        self.cycle.append(self.cycle)
+        self.dtype, self.device = torch.bfloat16, torch.device("cpu")
+        self.missing = self.nothing = None
+        self.infinite, self.where = float("inf"), slice(1, None)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.activation(self.again(self.block(self.embed(tokens))))
+        return self.head(self.norm(x))
+
+
+def reload(module: nn.Module, store: Store, **options: Any) -> Any:
+    store.save(module, "m")
+    return store.load("m", **options)
+
+
+def equal(left: Tensor, right: Tensor) -> bool:
+    return left.dtype == right.dtype and torch.equal(left, right)
+
+
+def assert_same(left: nn.Module, right: nn.Module) -> None:
+    assert type(left) is type(right)
+    states = left.state_dict(), right.state_dict()
+    assert list(states[0]) == list(states[1])
+    assert all(equal(states[0][key], states[1][key]) for key in states[0])
+    names = [[n for n, _ in m.named_parameters(remove_duplicate=False)] for m in (left, right)]
+    assert names[0] == names[1]
+    for one, other in zip(left.modules(), right.modules(), strict=True):
+        assert type(one) is type(other)
+        assert one.training == other.training
+        assert set(vars(one)) == set(vars(other))
+    for one_p, other_p in zip(left.parameters(), right.parameters(), strict=True):
+        assert one_p.requires_grad == other_p.requires_grad
+        assert type(one_p) is type(other_p)
+
+
+def test_every_attribute_comes_back(store: Store) -> None:
+    net = Net()
+    net.norm.eval()
+    net.block[0].weight.requires_grad_(False)
+    loaded = reload(net, store)
+    assert_same(net, loaded)
+    assert loaded.head.weight is loaded.embed.weight
+    assert loaded.again is loaded.block
+    assert equal(loaded.kept, net.kept)
+    assert equal(loaded.scratch, net.scratch)
+    assert "scratch" not in loaded.state_dict()
+    assert equal(loaded.plain, net.plain)
+    assert loaded.activation is F.gelu
+    assert loaded.functions == net.functions
+    assert loaded.layer_class is nn.LayerNorm
+    assert loaded.config == net.config
+    assert loaded.same_config is loaded.config
+    assert loaded.cycle[1] is loaded.cycle
+    assert (loaded.dtype, loaded.device) == (torch.bfloat16, torch.device("cpu"))
+    assert (loaded.infinite, loaded.where) == (float("inf"), slice(1, None))
+    assert store.get("m").stored.restore == "exact"
+    assert store.get("m").stored.required_trust == ()
+
+
+def test_outputs_are_equal_bit_for_bit_in_both_modes(store: Store) -> None:
+    net = Net()
+    tokens = torch.randint(10, (8,))
+    loaded = reload(net, store)
+    for mode in (True, False):
+        net.train(mode), loaded.train(mode)
+        torch.manual_seed(1)
+        expected = net(tokens)
+        torch.manual_seed(1)
+        assert equal(loaded(tokens), expected)
+
+
+def test_a_loaded_module_trains_on_and_the_store_keeps_what_was_saved(store: Store) -> None:
+    loaded = reload(Net(), store)
+    before = {key: value.clone() for key, value in loaded.state_dict().items()}
+    optimizer = torch.optim.SGD(loaded.parameters(), lr=0.1)
+    loaded(torch.randint(10, (8,))).sum().backward()
+    optimizer.step()
+    assert not equal(loaded.embed.weight, before["embed.weight"])
+    store.verify()
+    assert equal(store.load("m").embed.weight, before["embed.weight"])
+
+
+LAYERS: list[Callable[[], nn.Module]] = [
+    lambda: nn.LSTM(3, 4, num_layers=2, bidirectional=True),
+    lambda: nn.GRU(3, 4),
+    lambda: nn.MultiheadAttention(4, 2),
+    lambda: nn.Transformer(4, 2, 1, 1, 8, batch_first=True),
+    lambda: nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(4, 2, 8, activation=F.gelu, batch_first=True), 2
+    ),
+    lambda: nn.BatchNorm2d(3, momentum=None),
+    lambda: nn.EmbeddingBag(5, 3, mode="max"),
+    lambda: nn.ParameterList([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]),
+    lambda: nn.ParameterDict({"a": nn.Parameter(torch.ones(2))}),
+    lambda: nn.ModuleDict({"a": nn.Linear(1, 2), "b": nn.ReLU()}),
+    lambda: nn.Conv2d(2, 3, 3, padding="same", padding_mode="circular"),
+    lambda: nn.Upsample(scale_factor=2.0),
+    lambda: nn.Linear(3, 3).to(torch.bfloat16),
+    lambda: nn.Linear(3, 3, dtype=torch.complex64),
+    lambda: nn.AdaptiveLogSoftmaxWithLoss(16, 12, [4, 8], div_value=2.0),
+    lambda: nn.CrossEntropyLoss(weight=torch.tensor([0.1, 0.9])),
+    lambda: nn.Linear(2, 2, device="meta"),
+    nn.Module,
+]
+
+
+@pytest.mark.parametrize("build", LAYERS)
+def test_torchs_own_layers_come_back(store: Store, build: Callable[[], nn.Module]) -> None:
+    module = build()
+    loaded = reload(module, store)
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        assert loaded.weight.is_meta
+        return
+    assert_same(module, loaded)
+    assert str(loaded) == str(module)
+
+
+def test_a_loaded_lstm_works(store: Store) -> None:
+    lstm = nn.LSTM(3, 4)
+    x = torch.randn(5, 2, 3)
+    assert equal(reload(lstm, store)(x)[0], lstm(x)[0])
+
+
+def test_equal_modules_have_one_digest_and_a_changed_weight_another(store: Store) -> None:
+    net = Net()
+    first, second = store.save(net, "a"), store.save(net, "b")
+    with torch.no_grad():
+        net.norm.weight[0] += 1e-6
+    third = store.save(net, "a")
+    assert first.digest == second.digest != third.digest
+
+
+def test_every_blob_opens_with_plain_tools(store: Store) -> None:
+    net = Net()
+    asset = store.save(net, "m")
+    opened = {}
+    for file in asset.stored.files:
+        path = store.path / "blobs" / file.digest[:2] / file.digest[2:]
+        if file.path.endswith(".json"):
+            opened[file.path] = json.loads(path.read_text())
+        else:
+            opened[file.path] = torch.load(path, weights_only=True)
+    assert set(opened) == {"structure.json", "weights.pt", "extra.pt"}
+    fresh = Net()
+    fresh.load_state_dict(opened["weights.pt"], strict=True)
+    assert all(equal(fresh.state_dict()[key], net.state_dict()[key]) for key in net.state_dict())
+
+
+def test_by_preference_the_state_dict_only(store: Store) -> None:
+    net = Net()
+    asset = store.save(Model.from_pytorch(net, "m"), format="state_dict")
+    assert [file.path for file in asset.stored.files] == ["weights.pt"]
+    state = store.load("m")
+    assert list(state) == list(net.state_dict())
+    fresh = Net()
+    assert store.load("m", into=fresh) is fresh
+    assert_same(fresh, net)
+
+
+def test_into_fills_a_module_strictly(store: Store) -> None:
+    store.save(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), "m")
+    other = nn.Sequential(nn.Linear(2, 4), nn.Module())
+    other[1].extra = nn.Parameter(torch.zeros(1))
+    before = other[0].weight.clone()
+    with pytest.raises(MaterializationError) as caught:
+        store.load("m", into=other)
+    told = str(caught.value)
+    assert "missing in the saved state: 1.extra" in told
+    assert "not in what into= holds: 1.weight, 1.bias" in told
+    assert "0.weight (saved [3, 2], into= has [4, 2])" in told
+    assert equal(other[0].weight, before)
+    with pytest.raises(UnsupportedObjectError, match="into= takes a torch.nn.Module"):
+        store.load("m", into={})
+
+
+class WithLambda(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.inner.scale = lambda x: 2 * x
+
+
+def test_what_cannot_be_rebuilt_is_saved_with_its_weights_and_says_why(store: Store) -> None:
+    module = WithLambda()
+    with pytest.warns(MaterializationWarning, match=r"inner\.scale: <function .*into= a module"):
+        store.save(module, "m")
+    stored = store.get("m").stored
+    assert stored.restore == "weights"
+    assert "inner.scale" in stored.restore_reason
+    with pytest.raises(MaterializationError, match="inner.scale.*pass it as into="):
+        store.load("m")
+    assert equal(store.load("m", into=WithLambda()).inner.weight, module.inner.weight)
+
+
+def test_a_class_local_to_a_function_is_saved_with_its_weights(store: Store) -> None:
+    class Local(nn.Linear):
+        pass
+
+    with pytest.warns(MaterializationWarning, match="Local.*can't be found again by its name"):
+        store.save(Local(1, 1), "m")
+    assert store.get("m").stored.restore == "weights"
+
+
+def test_lazy_modules_are_saved_with_what_they_have(store: Store) -> None:
+    with pytest.warns(MaterializationWarning, match="weights only"):
+        store.save(nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2)), "m")
+    assert list(torch.load(blob(store), weights_only=True)) == ["1.weight", "1.bias"]
+
+
+def blob(store: Store) -> Path:
+    digest = next(f.digest for f in store.get("m").stored.files if f.path == "weights.pt")
+    return store.path / "blobs" / digest[:2] / digest[2:]
+
+
+DEFINITION = """
+import sys, torch
+from torch import nn
+from flowyml import Model, Store
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        self.b = nn.Linear(3, 3)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return torch.relu(self.b(self.a(x)))
+"""
+SAVE = """
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    net = Net()
+    Model.from_pytorch(net, "net").save()
+    print(net(torch.ones(1, 3)).tolist())
+"""
+LOAD = """
+model = Model.load("net")
+assert model.data.a.weight is model.data.b.weight
+print(model.data(torch.ones(1, 3)).tolist())
+"""
+
+
+def test_a_class_of_a_script_loads_in_the_same_script_and_where_it_is_imported(
+    run_script: Callable[..., str],
+) -> None:
+    expected = run_script(DEFINITION + SAVE, name="training.py")
+    assert run_script(DEFINITION + LOAD, name="training.py") == expected
+    importing = "import torch; from flowyml import Model; import training\n"
+    run_script(DEFINITION + SAVE, name="training.py")
+    assert run_script(importing + LOAD, name="serving.py") == expected
+
+
+def test_a_class_of_a_module_loads_where_the_module_is_the_script(
+    run_script: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "training.py").write_text(DEFINITION)
+    saving = "from training import *\n" + SAVE
+    expected = run_script(saving, name="other.py")
+    assert run_script(DEFINITION + LOAD, name="training.py") == expected
+
+
+def test_a_large_module_comes_back_in_a_new_process(run_script: Callable[..., str]) -> None:
+    """400 MB: eight layers of 12.5 million parameters."""
+    code = """
+import hashlib, sys, torch
+from torch import nn
+from flowyml import Store
+
+def digest(tensor):
+    return hashlib.blake2b(tensor.detach().numpy().tobytes()).hexdigest()
+
+torch.manual_seed(0)
+x = torch.randn(2, 3536)
+if sys.argv[1] == "save":
+    module = nn.Sequential(*[nn.Linear(3536, 3536) for _ in range(8)])
+    Store.default().save(module, "large")
+else:
+    module = Store.default().load("large")
+assert sum(p.nbytes for p in module.parameters()) > 400e6
+print(digest(module(x)), digest(module[7].weight))
+"""
+    assert run_script(code, "save") == run_script(code, "load")

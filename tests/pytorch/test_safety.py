@@ -1,0 +1,254 @@
+"""Loading runs no code from the files, nor any that the caller hasn't trusted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from flowyml import Store
+from flowyml.errors import MaterializationError, UntrustedDataError
+from flowyml.interfaces import LoadOptions, Saved, SaveResult
+from flowyml.trust import Trust
+from flowyml_pytorch import modules
+
+
+@attrs.define
+class Config:
+    depth: int = 3
+
+
+class Plain:
+    def __init__(self) -> None:
+        self.width = 4
+
+
+class Configured(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(1, 1)
+        self.config = Plain()
+
+
+ran: list[str] = []
+
+
+class Stateful(nn.Linear):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        ran.append("__setstate__")
+        super().__setstate__(state)
+
+
+class Constructed(nn.Linear):
+    def __new__(cls, *arguments: Any) -> Any:
+        ran.append("__new__")
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any) -> None:
+        ran.append("__init__")
+        super().__init__(*arguments)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        ran.append("__setattr__")
+        super().__setattr__(name, value)
+
+
+def test_an_object_of_another_class_needs_trust_and_is_listed(store: Store) -> None:
+    store.save(Configured(), "m")
+    name = f"{__name__}.Plain"
+    assert store.get("m").stored.required_trust == (name,)
+    with pytest.raises(UntrustedDataError, match=r"trust=\['.*Plain'\]") as caught:
+        store.load("m")
+    assert caught.value.required == (name,)
+    for trust in ([Plain], Plain, name, [f"{__name__}.*"]):
+        assert store.load("m", trust=trust).config.width == 4
+    with pytest.raises(UntrustedDataError):
+        store.load("m", trust=["other.*", f"{__name__}.Plainer"])
+
+
+def test_objects_that_keep_their_state_elsewhere_cost_the_structure(store: Store) -> None:
+    module = Configured()
+    module.config = Config()
+    with pytest.warns(UserWarning, match="config: Config keeps its state outside __dict__"):
+        store.save(module, "m")
+
+
+def test_no_code_of_a_module_class_runs_on_load(store: Store) -> None:
+    store.save(Constructed(1, 1), "m")
+    ran.clear()
+    assert type(store.load("m")) is Constructed
+    assert ran == []
+
+
+def test_a_setstate_runs_only_when_its_class_is_trusted(store: Store) -> None:
+    store.save(Stateful(1, 1), "m")
+    assert store.get("m").stored.required_trust == (f"{__name__}.Stateful",)
+    with pytest.raises(UntrustedDataError, match="Stateful"):
+        store.load("m")
+    assert ran == []
+    assert type(store.load("m", trust=[Stateful])) is Stateful
+    assert ran == ["__setstate__"]
+    ran.clear()
+
+
+@pytest.mark.parametrize("trust", ["*", "a b", "", ".x", "a.*.b"])
+def test_trust_takes_dotted_names_only(store: Store, trust: str) -> None:
+    with pytest.raises(ValueError, match="trust= takes dotted names"):
+        store.load("m", trust=[trust])
+
+
+def crafted(tmp_path: Path, structure: Any, weights: bytes | None = None) -> Saved:
+    """What a stranger may put in place of an honest file, every digest being right."""
+    (tmp_path / "structure.json").write_text(
+        structure if isinstance(structure, str) else json.dumps(structure)
+    )
+    path = tmp_path / "weights.pt"
+    torch.save({"w": torch.zeros(1)}, path)
+    if weights is not None:
+        path.write_bytes(weights)
+    files = {name: tmp_path / name for name in ("structure.json", "weights.pt")}
+    return Saved("evil@v1", "module", files, SaveResult())
+
+
+def structure(*objects: Any, root: Any = None) -> dict[str, Any]:
+    tensor = {"file": "weights.pt", "key": "w", "parameter": True, "requires_grad": True}
+    return {
+        "schema": 1,
+        "torch": "2",
+        "main": None,
+        "root": {"$object": 0} if root is None else root,
+        "objects": list(objects),
+        "tensors": [tensor],
+    }
+
+
+def module(**state: Any) -> dict[str, Any]:
+    return {"$class": "torch.nn.modules.module:Module", "state": state}
+
+
+DANGEROUS = [
+    "os:system", "posix:system", "builtins:eval", "builtins:exec", "builtins:getattr",
+    "builtins:__import__", "subprocess:Popen", "runpy:run_path", "functools:partial",
+    "torch:load", "torch.serialization:load", "torch.hub:load", "torch:compile", "torch.jit:load",
+    "torch.utils.cpp_extension:load", "torch:from_file", "torch.nn.modules.module:os",
+    "torch.nn.modules.module:OrderedDict", "torch.nn.functional:importlib", "pathlib:Path",
+    "torch.nn.modules.lazy:LazyModuleMixin", "torch.nn.parameter:Parameter", "json:loads",
+    "flowyml.store.store:Store", "torch.distributed.nn:RemoteModule", "socket:socket",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DANGEROUS)
+@pytest.mark.parametrize("place", ["class", "name"])
+def test_dangerous_names_are_refused(tmp_path: Path, name: str, place: str) -> None:
+    data = (
+        structure({"$class": name, "state": {"args": ["touch pwned"]}})
+        if place == "class"
+        else structure(module(forward={"$name": name}))
+    )
+    with pytest.raises((UntrustedDataError, MaterializationError)) as caught:
+        modules.load(crafted(tmp_path, data), LoadOptions())
+    assert name.replace(":", ".") in str(caught.value)
+    assert not Path("pwned").exists()
+
+
+def test_no_module_is_imported_for_a_name_that_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger.py").write_text(
+        "import torch\nopen('imported', 'w').close()\nclass Net(torch.nn.Module): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    saved = crafted(tmp_path, structure({"$class": "stranger:Net", "state": {}}))
+    with pytest.raises(UntrustedDataError, match="import the module that defines it"):
+        modules.load(saved, LoadOptions())
+    assert "stranger" not in sys.modules
+    assert not Path("imported").exists()
+    loaded = modules.load(saved, LoadOptions(Trust.of("stranger.Net")))
+    assert type(loaded).__name__ == "Net"
+    del sys.modules["stranger"]
+
+
+def test_a_module_level_getattr_is_not_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lazy_module.py").write_text("def __getattr__(name): raise SystemExit(name)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    importlib.import_module("lazy_module")
+    saved = crafted(tmp_path, structure({"$class": "lazy_module:Net", "state": {}}))
+    with pytest.raises((UntrustedDataError, MaterializationError), match="lazy_module.Net"):
+        modules.load(saved, LoadOptions())
+    del sys.modules["lazy_module"]
+
+
+class Harmless:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+def test_a_pickle_in_place_of_the_weights_is_not_run(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "evil"
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Harmless()))
+    else:
+        torch.save({"w": Harmless()}, path, _use_new_zipfile_serialization=how == "zip")
+    saved = crafted(tmp_path, structure(module()), path.read_bytes())
+    with pytest.raises((UntrustedDataError, MaterializationError)):
+        modules.load(saved, LoadOptions())
+    with pytest.raises((UntrustedDataError, MaterializationError)):
+        modules.load(saved, LoadOptions(into=nn.Linear(1, 1)))
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        "", "[", "null", "[]", "{}", "[" * 100_000, '{"a":' * 100_000, json.dumps(structure()),
+        structure(root=1), structure(root={"$object": 7}), structure(module(), root={"$same": 1}),
+        structure(module(x={"$new": 1})), structure(module(x={"$tensor": 5})),
+        structure(module(x={"$tensor": "0"})), structure(module(x={"$float": "a"})),
+        structure(module(x={"$dtype": "load"})), structure(module(x={"$size": ["a"]})),
+        structure(module(x={"$shared": 1})), structure(module(x={"$enum": [{"$name": "a"}, "b"]})),
+        structure({"$class": "no-name", "state": {}}), structure({"$class": 7, "state": {}}),
+        structure({"state": {}}), structure(7), structure(module(x={"$dict": [[[], 1]]})),
+        structure({"$class": "torch.nn.modules.linear:Linear", "state": []}),
+        structure({"$class": "torch.nn.functional:relu", "state": {}}),
+        structure(module(x={"$bytes": "zz"})), structure(module(x={"$ordered": 3})),
+    ],
+)  # fmt: skip
+def test_an_unfit_structure_is_one_kind_of_error(tmp_path: Path, unfit: Any) -> None:
+    with pytest.raises(MaterializationError, match="evil@v1"):
+        modules.load(crafted(tmp_path, unfit), LoadOptions())
+
+
+def test_a_class_that_is_gone_is_named_with_the_way_out(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(Configured(), "m")
+    monkeypatch.delattr(sys.modules[__name__], "Configured")
+    with pytest.raises(MaterializationError, match=r"Configured, which no longer exists.*into="):
+        store.load("m", trust=[Plain])
+
+
+def test_two_files_of_one_script_do_not_take_each_others_class(
+    run_script: Callable[..., str],
+) -> None:
+    define = "from torch import nn\nfrom flowyml import Store\nclass Net(nn.Linear): pass\n"
+    run_script(define + "Store.default().save(Net(1, 1), 'm')", name="one.py")
+    code = "Store.default().load('m')\nprint('loaded')"
+    failing = f"try:\n    {code.splitlines()[0]}\nexcept Exception as e: print(type(e).__name__)"
+    assert run_script(define + code, name="one.py") == "loaded\n"
+    assert run_script("import one\n" + define + code, name="two.py") == "loaded\nloaded\n"
+    assert run_script("from flowyml import Store\n" + failing, name="three.py") != "loaded\n"
