@@ -20,6 +20,7 @@ from flowyml._version import __version__
 from flowyml.assets import Asset
 from flowyml.errors import FlowymlError
 from flowyml.models import Model
+from flowyml.summary import size_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,7 +109,7 @@ def _list(parsed: argparse.Namespace) -> None:
         (
             asset.ref,
             asset.stored.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
-            _size(asset.stored.size),
+            size_of(asset.stored.size),
             asset.stored.type,
         )
         for asset in assets
@@ -129,7 +130,7 @@ def _show(parsed: argparse.Namespace) -> None:
             print(f"  {key}  {value}")
     stored = asset.stored
     assert stored is not None
-    print(f"\nSaved {stored.created_at.astimezone():%Y-%m-%d %H:%M:%S}, {_size(stored.size)}")
+    print(f"\nSaved {stored.created_at.astimezone():%Y-%m-%d %H:%M:%S}, {size_of(stored.size)}")
     print(f"  type     {stored.type}\n  format   {stored.format} ({stored.materializer})")
     print(f"  digest   {stored.digest}\n  restore  {stored.restore_reason or stored.restore}")
     if stored.required_trust:
@@ -142,7 +143,7 @@ def _show(parsed: argparse.Namespace) -> None:
 
 def _verify(parsed: argparse.Namespace) -> None:
     found = _store(parsed).verify(parsed.ref)
-    print(f"Intact: {found.versions} versions, {found.files} files, {_size(found.size)}")
+    print(f"Intact: {found.versions} versions, {found.files} files, {size_of(found.size)}")
 
 
 def _runs(parsed: argparse.Namespace) -> None:
@@ -189,12 +190,3 @@ def _print_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
         print(
             "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         )
-
-
-def _size(size: int) -> str:
-    amount = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
-            break
-        amount /= 1000
-    return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"

@@ -17,6 +17,27 @@ import attrs
 from flowyml.trust import Trust
 
 
+@attrs.frozen
+class Layer:
+    """One layer in the outline of a model, with the layers in it.
+
+    Attributes:
+        name: its name within the layer above; empty for the model itself.
+        type: its type.
+        parameters: parameters of it and of what is in it, each counted once.
+        trainable: how many of these training changes.
+        notes: what else a reader should know, such as a tie.
+        children: the layers in it, in order.
+    """
+
+    name: str
+    type: str
+    parameters: int = 0
+    trainable: int = 0
+    notes: tuple[str, ...] = ()
+    children: tuple[Layer, ...] = ()
+
+
 class Extractor(ABC):
     """Describes the models of one framework.
 
@@ -41,6 +62,10 @@ class Extractor(ABC):
 
         Nothing of the model may change.
         """
+
+    def outline(self, obj: Any) -> Layer | None:
+        """Return the tree of a model's layers, or None when there is none to show."""
+        return None
 
     def default_name(self, obj: Any) -> str:
         """Return the name of a model whose user gave none."""

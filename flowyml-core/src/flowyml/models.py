@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overloa
 import attrs
 
 from flowyml import adapters, names, properties
+from flowyml import summary as summaries
 from flowyml.assets import Asset, ParentLike, sources
 from flowyml.errors import AdapterWarning, UnsupportedObjectError
 from flowyml.history import TrainingHistory
@@ -75,6 +76,7 @@ class Model(Asset, metaclass=ModelType):
 
     framework: str | None = None
     training_history: TrainingHistory | None = None
+    _options: dict[str, Any] = attrs.field(factory=dict)
 
     @classmethod
     def create(
@@ -127,6 +129,7 @@ class Model(Asset, metaclass=ModelType):
             {key: added.pop(key) for key in extractor.options if key in added} if extractor else {}
         )
         model = cls(
+            options=options,
             name=names.check_name(name),
             version=None if version is None else names.check_version(version),
             data=data,
@@ -191,17 +194,49 @@ class Model(Asset, metaclass=ModelType):
     device = Described[str]("Where the parameters are, in the framework's words.")
     dtype = Described[str]("Data type of the parameters, in the framework's words.")
 
-    def summary(self) -> str:
-        """Return the description as text, one property a line."""
-        rows = [(key, _shown(value)) for key, value in self.metadata.properties.items()]
-        if self.training_history:
-            rows += [
-                (f"final {key}", _shown(value))
-                for key, value in self.training_history.final.items()
-            ]
-        width = max((len(key) for key, _ in rows), default=0)
+    def summary(self, depth: int | None = 3) -> str:
+        """Return the description as a table: the tree of layers, and totals.
+
+        Output shapes and FLOPs are there when the model was described with example inputs.
+
+        Args:
+            depth: how deep to go into the tree; None goes all the way.
+        """
+        return summaries.as_text(self._summary(depth))
+
+    def _repr_html_(self) -> str:
+        return summaries.as_html(self._summary(3))
+
+    def _summary(self, depth: int | None) -> summaries.Summary:
+        if depth is not None and depth < 0:
+            raise ValueError(f"depth can't be {depth}: 0 shows the model alone, None everything")
+        outline = None
+        if self.data is not None and self.framework in adapters.frameworks():
+            outline = adapters.extractor(self.framework).outline(self.data)
         title = f"Model {self.ref or 'without a name'}"
-        return "\n".join([title, *(f"  {key:<{width}}  {text}" for key, text in rows)])
+        return summaries.summarize(
+            title, self.metadata.properties, outline, self.training_history, depth
+        )
+
+    def refresh(self, **options: Any) -> Self:
+        """Describe again, after the model has changed; what the user added stays.
+
+        Args:
+            **options: the extractor's, such as PyTorch's ``example_inputs``; by default those
+                that were given before.
+
+        Raises:
+            UnsupportedObjectError: when there is no live model, or it is of another framework.
+        """
+        extractor = adapters.extractor(self.framework or "")
+        _check_is_model(extractor, self.data)
+        unknown = sorted(set(options) - extractor.options)
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)}: not an option of {self.framework!r}")
+        self._options = {**self._options, **options}
+        extracted = _extracted(extractor, self.data, self._options)
+        self.metadata.properties.update(extracted)
+        return self
 
     def _in_short(self) -> str:
         count = "" if self.parameters is None else f", {self.parameters:,} parameters"
@@ -275,9 +310,3 @@ def _checked_tags(tags: Any) -> dict[str, str]:
     if isinstance(tags, Mapping) and all(isinstance(i, str) for pair in tags.items() for i in pair):
         return {str(key): str(text) for key, text in tags.items()}
     raise TypeError(f"tags have to be a dict of strings, such as {{'stage': 'test'}}; got {tags!r}")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"

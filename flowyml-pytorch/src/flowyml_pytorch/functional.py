@@ -44,14 +44,14 @@ _MODULES = {
 
 
 @attrs.frozen
-class _Call:
+class Call:
     """A function of torch, or an attribute of ``self`` that may hold one."""
 
     operation: str | None = None
     attribute: str | None = None
 
 
-_calls: WeakKeyDictionary[type, tuple[_Call, ...]] = WeakKeyDictionary()
+_calls: WeakKeyDictionary[type, tuple[Call, ...]] = WeakKeyDictionary()
 
 
 def operations(module: nn.Module) -> list[str]:
@@ -61,15 +61,26 @@ def operations(module: nn.Module) -> list[str]:
     """
     found: dict[str, None] = {}
     for call in calls_of(type(module)):
-        name = call.operation
-        if call.attribute is not None:
-            name = _name_of(vars(module).get(call.attribute))
+        name = operation_of(call, module)
         if name is not None:
             found[name] = None
     return list(found)
 
 
-def calls_of(cls: type) -> tuple[_Call, ...]:
+def operations_of_graph(module: Any) -> list[str]:
+    """Return the functions of torch that a traced module's graph calls, in order, each once."""
+    targets = (node.target for node in module.graph.nodes if node.op == "call_function")
+    return list(dict.fromkeys(name for item in targets if (name := name_of(item)) is not None))
+
+
+def operation_of(call: Call, module: nn.Module) -> str | None:
+    """Return the name of the function that a call reaches in a module, if it is one of torch's."""
+    if call.attribute is None:
+        return call.operation
+    return name_of(vars(module).get(call.attribute))
+
+
+def calls_of(cls: type) -> tuple[Call, ...]:
     """Read a class's ``forward``, once per class and process."""
     calls = _calls.get(cls)
     if calls is None:
@@ -78,6 +89,7 @@ def calls_of(cls: type) -> tuple[_Call, ...]:
     return calls
 
 
+@functools.cache
 def module_name(operation: str) -> str | None:
     """Return the module class that does what a function does: ``relu`` → ``ReLU``, or None."""
     return _MODULES.get(operation) or _module_names().get(operation.replace("_", ""))
@@ -89,7 +101,7 @@ def is_torchs_own(item: Any) -> bool:
     return module == "torch" or module.startswith("torch.")
 
 
-def _read(cls: type, method: str, seen: set[Any]) -> Iterator[_Call]:
+def _read(cls: type, method: str, seen: set[Any]) -> Iterator[Call]:
     """Yield what a method calls; methods of ``self`` are read where they are called."""
     function = inspect.unwrap(getattr(cls, method, None))  # type: ignore[arg-type]  # takes any object
     if not isinstance(function, types.FunctionType) or function in seen or is_torchs_own(function):
@@ -101,15 +113,15 @@ def _read(cls: type, method: str, seen: set[Any]) -> Iterator[_Call]:
                 if isinstance(getattr(cls, attribute, None), types.FunctionType):
                     yield from _read(cls, attribute, seen)
                 else:
-                    yield _Call(attribute=attribute)
+                    yield Call(attribute=attribute)
             case ["super", str(attribute), *_]:
                 parent = _next_in_line(cls, function, attribute)
                 if parent is not None:
                     yield from _read(parent, attribute, seen)
             case [str(), *_]:
-                name = _name_of(_resolved(function, chain[1:]))
+                name = name_of(_resolved(function, chain[1:]))
                 if name is not None:
-                    yield _Call(operation=name)
+                    yield Call(operation=name)
 
 
 def _next_in_line(cls: type, function: types.FunctionType, attribute: str) -> type | None:
@@ -181,7 +193,8 @@ def _resolved(function: types.FunctionType, path: list[str]) -> Any:
     return item
 
 
-def _name_of(item: Any) -> str | None:
+def name_of(item: Any) -> str | None:
+    """Return the name of one of torch's functions on tensors, or None for anything else."""
     path = path_of(item)
     return None if path is None else path.rpartition(":")[2].rstrip("_")
 

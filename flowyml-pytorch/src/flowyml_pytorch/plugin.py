@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flowyml.hookspecs import hookimpl
 from flowyml.interfaces import (
     Extractor,
+    Layer,
     LoadOptions,
     Materializer,
     RandomSource,
@@ -31,6 +32,11 @@ def _is_module(obj: object) -> bool:
     return torch is not None and isinstance(obj, torch.nn.Module)
 
 
+def _is_exported(obj: object) -> bool:
+    export = sys.modules.get("torch.export.exported_program")
+    return export is not None and isinstance(obj, export.ExportedProgram)
+
+
 def _is_tensor(obj: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(obj, torch.Tensor)
@@ -41,16 +47,27 @@ class ModuleExtractor(Extractor):
 
     framework = "pytorch"
     accepts = "a torch.nn.Module"
+    options = frozenset({"example_inputs"})
 
     def detect(self, obj: object) -> bool:
-        """Tell whether it is a module."""
-        return _is_module(obj)
+        """Tell whether it is a module, or a program that ``torch.export`` made of one."""
+        return _is_module(obj) or _is_exported(obj)
 
-    def extract(self, obj: torch.nn.Module, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the properties that `flowyml_pytorch.describe` finds."""
+    def extract(self, obj: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the properties that `flowyml_pytorch.describe` finds.
+
+        ``example_inputs`` is a tensor, a tuple of positional arguments, or a dict of keyword
+        arguments: what the forward does with such inputs is then described too.
+        """
         from flowyml_pytorch.describe import describe
 
-        return describe(obj)
+        return describe(obj, options.get("example_inputs"))
+
+    def outline(self, obj: Any) -> Layer | None:
+        """Return the tree of layers."""
+        from flowyml_pytorch.outline import outline
+
+        return outline(obj)
 
 
 class ModuleMaterializer(Materializer):
