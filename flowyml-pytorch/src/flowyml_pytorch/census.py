@@ -79,7 +79,10 @@ class Census:
 def take(model: nn.Module) -> Census:
     """Walk over a model."""
     root, wrapper = unwrap(model)
-    census = Census(type_name(root, facts_of(type(root))), root.training, wrapper)
+    training = bool(
+        getattr(root, "training", False)
+    )  # absent where a class skips our parent's init
+    census = Census(type_name(root, facts_of(type(root))), training, wrapper)
     parameters, sample, layers = census.parameters, census.sample, census.layers
     known: dict[type, ClassFacts] = {}
     visited: set[int] = set()
@@ -90,19 +93,21 @@ def take(model: nn.Module) -> Census:
     # A module, the beginning of its parts' names, the layer above it, and whether it is a part of
     # that layer rather than a layer itself.
     nothing = LayerCount()
-    waiting: list[tuple[str, nn.Module, LayerCount, bool]] = [("", root, nothing, False)]
+    waiting: list[tuple[str, nn.Module, LayerCount, bool]] = [("", model, nothing, False)]
+    originals: _Originals = {}
     while waiting:
         prefix, module, layer, inner = waiting.pop()
         cls = type(module)
         facts = known.get(cls) or known.setdefault(cls, facts_of(cls))
         if facts.inner is not None:
+            originals.update(_originals(module))
             waiting.append((prefix, _inner(module, facts), layer, inner))
             continue
         if id(module) in visited:
             tensors += _count_again(prefix, module, tied, census)
             continue
         visited.add(id(module))
-        state = module.__dict__
+        state = _scripted_parts(module) if facts.scripted else module.__dict__
         children = state.get("_modules")
         inner = inner or facts.packs
         if not inner:
@@ -120,6 +125,13 @@ def take(model: nn.Module) -> Census:
 
         for name, parameter in (state.get("_parameters") or _NONE).items():
             if parameter is None:
+                continue
+            if originals and id(parameter) in originals:
+                parts = originals[id(parameter)]
+                elements = _count_sharded(prefix, parameter, parts, census)
+                tensors += len(parts)
+                layer.parameters += elements
+                trainable += elements if parameter.requires_grad else 0
                 continue
             tensors += 1
             lazy = type(parameter) is not nn.Parameter and is_lazy(parameter)
@@ -152,6 +164,46 @@ def take(model: nn.Module) -> Census:
 
 
 _NONE: dict[str, Any] = {}
+_Originals = dict[int, list[tuple[str, torch.Size]]]
+
+
+def _originals(wrapper: Any) -> _Originals:
+    """Return what the sharded parameters of an FSDP 1 unit were: names and shapes, by identity.
+
+    A rank holds a slice of all the unit's parameters in one flat one, or views of that slice.
+    """
+    flat = getattr(getattr(wrapper, "_handle", None), "flat_param", None)
+    if flat is None:
+        return {}
+    named = [
+        (name, torch.Size(shape)) for name, shape in zip(flat._fqns, flat._shapes, strict=True)
+    ]
+    if flat._params is None:
+        return {id(flat): named}
+    return {id(view): [original] for view, original in zip(flat._params, named, strict=True)}
+
+
+def _count_sharded(
+    prefix: str, parameter: Tensor, parts: list[tuple[str, torch.Size]], census: Census
+) -> int:
+    """Count what a sharded parameter stands for, at its global size."""
+    elements = sum(shape.numel() for _, shape in parts)
+    kind = (parameter.dtype, parameter.device)
+    census.parameters[kind] = census.parameters.get(kind, 0) + elements
+    for name, shape in parts:
+        path = prefix + (name if len(parts) > 1 else name.rpartition(".")[2])
+        if len(census.sample) < SAMPLE:
+            census.sample[path] = list(shape)
+    return elements
+
+
+def _scripted_parts(module: Any) -> dict[str, Any]:
+    """Return the parts of a scripted module, which has them from its compiled form."""
+    return {
+        "_parameters": dict(module._parameters.items()),
+        "_buffers": dict(module._buffers.items()),
+        "_modules": dict(module._modules.items()),
+    }
 
 
 def count(tensor: Tensor, counts: Counts) -> int:
@@ -167,7 +219,7 @@ def _note_unusual(module: Any, facts: ClassFacts, layer: LayerCount, census: Cen
     if facts.traced:
         census.operations.update(dict.fromkeys(functional.operations_of_graph(module)))
     elif facts.calls:
-        census.operations.update(dict.fromkeys(functional.operations(module)))
+        census.operations.update(dict.fromkeys(functional.reached(facts.calls, module)))
     if facts.quantized or facts.packs:
         layer.parameters += _count_packed(module, census)
     if facts.scripted:
@@ -179,7 +231,7 @@ def _note_unusual(module: Any, facts: ClassFacts, layer: LayerCount, census: Cen
 def _count_buffers(prefix: str, module: nn.Module, seen: set[int], census: Census) -> int:
     """Count a module's own buffers; return how many of them are in the state dict."""
     tensors = 0
-    scratch = module._non_persistent_buffers_set
+    scratch = getattr(module, "_non_persistent_buffers_set", ())
     for name, buffer in module._buffers.items():
         if buffer is None:
             continue
@@ -277,14 +329,12 @@ def _tensors_below(
 
 def _count_packed(module: Any, census: Census) -> int:
     """Count the weights that a quantized module keeps packed; return how many there are."""
-    if hasattr(module, "_weight_bias"):
-        packed = module._weight_bias()
-    elif callable(getattr(module, "weight", None)) and not isinstance(
-        getattr(module, "_packed_params", None), nn.Module
-    ):  # where a submodule packs the weights, it is met and counted itself
-        packed = (module.weight(), module.bias())
+    if not facts_of(type(module)).packs:
+        if isinstance(getattr(module, "_packed_params", None), nn.Module):
+            return 0  # that submodule packs the weights, and is met and counted itself
+        packed = (module.weight(), module.bias()) if callable(module.weight) else ()
     else:
-        return 0
+        packed = module._weight_bias()
     own = 0
     for tensor in packed:
         if isinstance(tensor, Tensor):

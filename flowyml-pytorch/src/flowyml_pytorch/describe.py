@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from flowyml.errors import AdapterWarning
 from flowyml_pytorch import census, exported, functional
@@ -83,7 +84,7 @@ def _state(found: Census, model: nn.Module) -> tuple[int | None, dict[str, list[
     try:
         state = census.unwrap(model)[0].state_dict()
         tensors = {key: item for key, item in state.items() if isinstance(item, Tensor)}
-        shown = [key for key in tensors if key not in found.uninitialized][: census.SAMPLE]
+        shown = [key for key, tensor in tensors.items() if not is_lazy(tensor)][: census.SAMPLE]
         return len(tensors), {key: list(tensors[key].shape) for key in shown}
     except Exception as error:  # a user's own method may raise anything
         warnings.warn(

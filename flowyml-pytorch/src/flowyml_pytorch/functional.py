@@ -12,7 +12,7 @@ import dis
 import functools
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -59,12 +59,13 @@ def operations(module: nn.Module) -> list[str]:
 
     Names are those of the functions, such as ``"relu"``; in-place variants go without the ``_``.
     """
-    found: dict[str, None] = {}
-    for call in calls_of(type(module)):
-        name = operation_of(call, module)
-        if name is not None:
-            found[name] = None
-    return list(found)
+    return reached(calls_of(type(module)), module)
+
+
+def reached(calls: Iterable[Call], module: nn.Module) -> list[str]:
+    """Return the functions of torch that calls reach in a module, in order, each once."""
+    names = (operation_of(call, module) for call in calls)
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def operations_of_graph(module: Any) -> list[str]:
