@@ -124,8 +124,6 @@ def structure(*objects: Any, root: Any = None) -> dict[str, Any]:
     tensor = {"file": "weights.pt", "key": "w", "parameter": True, "requires_grad": True}
     return {
         "schema": 1,
-        "torch": "2",
-        "main": None,
         "root": {"$object": 0} if root is None else root,
         "objects": list(objects),
         "tensors": [tensor],

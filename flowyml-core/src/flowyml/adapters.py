@@ -17,7 +17,7 @@ import importlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import importlib_metadata
 
@@ -162,7 +162,7 @@ def _detecting(items: Iterable[_Detecting], obj: object) -> builtins.list[_Detec
 def _detects(item: Extractor | Materializer, obj: object) -> bool:
     try:
         return bool(item.detect(obj))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         warnings.warn(
             f"{type_name(item)} of the adapter {provider(item)} failed to say whether it handles "
             f"a {type_name(obj)}, which counts as no: {told(error)}",
@@ -180,20 +180,34 @@ def _scan() -> Iterator[Adapter]:
         lambda: importlib.import_module("flowyml.builtin"),
         lambda: ("flowyml-core", __version__),
     )
-    try:
-        entry_points = sorted(
-            importlib_metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)
-        )
-    except Exception as error:  # some distribution's metadata can't be read
-        warnings.warn(
-            f"The installed adapters can't be listed: {told(error)}", AdapterWarning, stacklevel=2
-        )
-        return
+    entry_points = sorted(_entry_points(), key=lambda e: (e.name, e.value))
     disabled = set(os.environ.get("FLOWYML_DISABLE_ADAPTERS", "").replace(" ", "").split(","))
     for entry_point in entry_points:
         state: State = "disabled" if entry_point.name in disabled else "known"
         origin = functools.partial(_origin, entry_point)
         yield Adapter(entry_point.name, entry_point.value, entry_point.load, origin, state)
+
+
+def _entry_points() -> builtins.list[importlib_metadata.EntryPoint]:
+    try:
+        return [*importlib_metadata.entry_points(group=GROUP)]
+    except Exception:  # some distribution's metadata can't be read: find out which
+        found = map(_entry_points_of, importlib_metadata.distributions())
+        return [entry_point for each in found for entry_point in each]
+
+
+def _entry_points_of(distribution: Any) -> builtins.list[importlib_metadata.EntryPoint]:
+    try:
+        return [*distribution.entry_points.select(group=GROUP)]
+    except Exception as error:
+        where = getattr(distribution, "_path", distribution)
+        warnings.warn(
+            f"The entry points of {where} can't be read, so an adapter there is not found: "
+            f"{told(error)}",
+            AdapterWarning,
+            stacklevel=2,
+        )
+        return []
 
 
 def _origin(entry_point: importlib_metadata.EntryPoint) -> tuple[str | None, str | None]:

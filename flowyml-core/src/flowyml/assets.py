@@ -113,7 +113,8 @@ class Asset:
             store: where; by default `Store.default`.
 
         Raises:
-            StoreError: without a name, or when the store can't take it.
+            TypeError: without a name.
+            StoreError: when the store can't take it, or the asset was read without its data.
             MaterializationError: when no materializer handles the data.
         """
         from flowyml.store import Store
@@ -134,7 +135,7 @@ def sources(
     """Return one or many sources as pairs with their relation, checked."""
     if given is None:
         return ()
-    many = (given,) if isinstance(given, (str, Asset, Parent)) else tuple(given)
+    many = tuple(given) if isinstance(given, (list, tuple)) else (given,)
     for source in many:
         if not isinstance(source, (str, Asset, Parent)):
             raise TypeError(f"{relation}= takes assets and refs; got a {type_name(source)}")

@@ -6,7 +6,6 @@ Everything here reads metadata only, so that no framework is ever imported.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import traceback
@@ -15,11 +14,12 @@ from typing import Any
 
 import attrs
 
-from flowyml import adapters
+from flowyml import adapters, encoding
 from flowyml._version import __version__
 from flowyml.assets import Asset
-from flowyml.errors import FlowymlError
+from flowyml.errors import FlowymlError, StoreError
 from flowyml.models import Model
+from flowyml.properties import describe
 from flowyml.summary import size_of
 
 
@@ -101,18 +101,31 @@ def _adapters(parsed: argparse.Namespace) -> None:
 
 def _list(parsed: argparse.Namespace) -> None:
     store = _store(parsed)
-    assets = [store.get(f"{name}@{v}") for name in store.names() for v in store.versions(name)]
-    if parsed.json:
+    assets: list[Asset] = []
+    damaged: list[str] = []
+    for ref in [f"{name}@{v}" for name in store.names() for v in store.versions(name)]:
+        try:
+            assets.append(store.get(ref))
+        except StoreError as error:
+            damaged.append(str(error))
+    _print_assets(assets, parsed.json)
+    if damaged:
+        raise StoreError("\n".join(damaged))
+
+
+def _print_assets(assets: list[Asset], as_json: bool) -> None:
+    if as_json:
         _print_json([_as_data(asset) for asset in assets])
         return
     rows = [
         (
-            asset.ref,
-            asset.stored.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
-            size_of(asset.stored.size),
-            asset.stored.type,
+            str(asset.ref),
+            stored.created_at.astimezone().strftime("%Y-%m-%d %H:%M"),
+            size_of(stored.size),
+            stored.type,
         )
         for asset in assets
+        if (stored := asset.stored) is not None
     ]
     _print_table(("asset", "saved", "size", "type"), rows)
 
@@ -181,7 +194,7 @@ def _as_data(asset: Asset) -> dict[str, Any]:
 
 
 def _print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, default=str))
+    sys.stdout.write(encoding.dumps(describe(data)).decode())
 
 
 def _print_table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -18,6 +18,10 @@ _MAX_DEPTH = 200
 """Far above what people nest, far below what Python's own recursion limit allows."""
 
 
+_MAX_BITS = 10_000
+"""Python writes and reads no number of more than 4,300 digits."""
+
+
 class EncodingError(ValueError):
     """A value has no exact JSON form, or JSON text isn't of the form written here."""
 
@@ -41,6 +45,8 @@ def encode(value: object, _above: tuple[int, ...] = ()) -> Json:
         EncodingError: for any other type, for a cycle, and for extreme nesting.
     """
     kind = type(value)
+    if kind is str or kind is int:
+        _check_written(value)
     if value is None or kind in (bool, int, str):
         return value  # type: ignore[return-value]  # narrowed by exact type, which mypy can't see
     if kind is float:
@@ -64,6 +70,18 @@ def encode(value: object, _above: tuple[int, ...] = ()) -> Json:
             }
         return {"$dict": [[encode(k, above), encode(v, above)] for k, v in value.items()]}
     raise EncodingError(f"a value of type {kind.__module__}.{kind.__qualname__} has no JSON form")
+
+
+def _check_written(value: Any) -> None:
+    """Refuse what JSON text can't give back: huge numbers, and halves of surrogate pairs."""
+    if isinstance(value, int):
+        if value.bit_length() > _MAX_BITS:
+            raise EncodingError("a number of thousands of digits has no JSON form")
+    elif not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise EncodingError(f"a text has no JSON form: {error.reason}") from error
 
 
 def decode(data: Json) -> Any:

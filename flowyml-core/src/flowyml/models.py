@@ -18,7 +18,7 @@ from flowyml import summary as summaries
 from flowyml.assets import Asset, ParentLike, sources
 from flowyml.errors import AdapterWarning, UnsupportedObjectError
 from flowyml.history import TrainingHistory
-from flowyml.properties import type_name
+from flowyml.properties import check_tags, type_name
 
 if TYPE_CHECKING:
     from flowyml.interfaces import Extractor
@@ -137,7 +137,7 @@ class Model(Asset, metaclass=ModelType):
             training_history=None
             if training_history is None
             else TrainingHistory.of(training_history),
-            tags=_checked_tags(tags or {}),
+            tags=check_tags(tags or {}),
             made_from=(*sources(parent, "parent"), *sources(trained_on, "trained_on")),
         )
         extracted = _extracted(extractor, data, options) if extractor else {}
@@ -153,6 +153,7 @@ class Model(Asset, metaclass=ModelType):
         trust: Iterable[Any] = (),
         into: Any = None,
         device: Any = None,
+        verify: bool = True,
     ) -> Model:
         """Load a model with its data, the live object of its framework.
 
@@ -162,6 +163,7 @@ class Model(Asset, metaclass=ModelType):
             trust: classes and dotted names (``"mypkg.*"``) that loading may import and use.
             into: an object that you built, to be filled with the weights.
             device: where to put the weights; by default where they were, if that exists here.
+            verify: False leaves out comparing every byte with its digest.
 
         Raises:
             AssetNotFoundError: when the store has no such model.
@@ -178,7 +180,9 @@ class Model(Asset, metaclass=ModelType):
                 f"{model.ref} is a {model._in_short()}, not a model. Load it with "
                 f"Store.load({model.ref!r})."
             )
-        model.data = store.load(f"{model.ref}", trust=trust, into=into, device=device)
+        model.data = store.load(
+            f"{model.ref}", trust=trust, into=into, device=device, verify=verify
+        )
         return model
 
     parameters = Described[int]("Number of parameters: elements of all parameter tensors.")
@@ -247,6 +251,8 @@ def _constructor(cls: type[Model], extractor: Extractor) -> Callable[..., Model]
     """Build ``Model.from_<framework>``, with a signature that help() and completion can show."""
 
     def from_framework(model: Any, name: str | None = None, **arguments: Any) -> Model:
+        if "framework" in arguments:
+            raise TypeError(f"{from_framework.__name__}() takes no framework=; use Model.create")
         return cls.create(model, name, framework=extractor.framework, **arguments)
 
     create = inspect.signature(cls.create)
@@ -296,7 +302,7 @@ def _extracted(extractor: Extractor, data: object, options: Mapping[str, Any]) -
 def _joined(
     framework: str | None, extracted: Mapping[str, Any], added: Mapping[str, Any]
 ) -> dict[str, Any]:
-    doubled = sorted(set(extracted) & set(added))
+    doubled = sorted({"framework", *extracted} & set(added))
     if doubled:
         raise ValueError(
             f"{', '.join(map(repr, doubled))} can't be set as a property: the value is extracted "
@@ -304,9 +310,3 @@ def _joined(
         )
     described = {key: properties.describe(value) for key, value in added.items()}
     return {"framework": framework, **extracted, **described}
-
-
-def _checked_tags(tags: Any) -> dict[str, str]:
-    if isinstance(tags, Mapping) and all(isinstance(i, str) for pair in tags.items() for i in pair):
-        return {str(key): str(text) for key, text in tags.items()}
-    raise TypeError(f"tags have to be a dict of strings, such as {{'stage': 'test'}}; got {tags!r}")

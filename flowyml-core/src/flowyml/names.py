@@ -21,7 +21,7 @@ def check_name(name: object) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"a name has to be a string; got {name!r}")
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ValueError(
             f"{name!r} can't be a name: up to 128 letters, digits, '_', '-' and '.' can, "
             f"'-' and '.' not in front. {from_text(name)!r} would do."
@@ -38,12 +38,22 @@ def check_version(version: object) -> str:
     """
     if not isinstance(version, str):
         raise TypeError(f"a version has to be a string such as 'v3'; got {version!r}")
-    if not _VERSION.fullmatch(version):
+    if not is_version(version):
         raise ValueError(
             f"{version!r} can't be a version: up to 64 letters, digits, '_', '-', '+' and '.' can, "
             f"a letter or digit in front."
         )
     return version
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a file's name may be an asset's: other programs leave files of theirs."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_version(text: str) -> bool:
+    """Tell whether a file's name may be a version."""
+    return _VERSION.fullmatch(text) is not None
 
 
 def parse_ref(ref: object) -> tuple[str, str | None]:

@@ -17,6 +17,8 @@ from typing import Any
 import attrs
 
 _MAX_DEPTH = 32
+_MAX_ITEMS = 10_000
+"""What is longer is data, and a description isn't the place for data."""
 
 
 @attrs.define
@@ -95,6 +97,8 @@ def _convert(value: object, convert: Callable[[object], Any]) -> Any:
     if isinstance(value, Mapping):
         return {str(convert(key)): convert(item) for key, item in value.items()}
     if isinstance(value, (Sequence, Set)) and not isinstance(value, (bytes, bytearray, memoryview)):
+        if len(value) > _MAX_ITEMS:
+            return NotImplemented
         return [convert(item) for item in value]
     if attrs.has(type(value)) or dataclasses.is_dataclass(value):
         names = [field.name for field in _fields(value)]
@@ -111,3 +115,14 @@ def _fields(value: object) -> Sequence[Any]:
         else dataclasses.fields(value)  # type: ignore[arg-type]  # guarded by the caller
     )
     return found
+
+
+def check_tags(tags: Any) -> dict[str, str]:
+    """Return tags as a dict of strings.
+
+    Raises:
+        TypeError: when they are something else.
+    """
+    if isinstance(tags, Mapping) and all(isinstance(i, str) for pair in tags.items() for i in pair):
+        return {str(key): str(text) for key, text in tags.items()}
+    raise TypeError(f"tags have to be a dict of strings, such as {{'stage': 'test'}}; got {tags!r}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias, get_args
 
 import attrs
 
@@ -139,6 +139,10 @@ def from_data(data: Any, key: str) -> RunRecord:
         if fields.pop("schema") != SCHEMA:
             raise ValueError(f"it has the schema {data['schema']!r}; known is {SCHEMA}")
         fields["steps"] = [_step(step) for step in fields["steps"]]
+        if type(fields["name"]) is not str or fields["status"] not in get_args(Status):
+            raise ValueError("its name or status is unfit")
+        if type(fields["duration"]) not in (float, int, type(None)):
+            raise ValueError("its duration is unfit")
         return RunRecord(**_common(fields))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise IntegrityError(f"The run record {key} is damaged: {error!r}.") from error
@@ -155,6 +159,6 @@ def _common(fields: dict[str, Any]) -> dict[str, Any]:
     error = fields["error"]
     return {
         **fields,
-        "started_at": datetime.fromisoformat(fields["started_at"]),
+        "started_at": datetime.fromisoformat(fields["started_at"]).astimezone(UTC),
         "error": None if error is None else Failure(**error),
     }

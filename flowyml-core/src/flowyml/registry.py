@@ -45,7 +45,7 @@ class AdapterInfo:
 
     def __str__(self) -> str:
         if self.distribution is None:
-            return f"{self.name!r} ({self.plugin}, registered by hand)"
+            return f"{self.name!r} ({self.plugin}, of no distribution)"
         return f"{self.name!r} ({self.distribution} {self.version})"
 
 
@@ -90,7 +90,11 @@ class Adapter:
     @property
     def info(self) -> AdapterInfo:
         """The record as a value for others."""
-        return AdapterInfo(self.name, *self.origin(), self.plugin, self.state, self.error)
+        try:
+            distribution, version = self.origin()
+        except Exception:  # the leftovers of a failed uninstall have no metadata to read
+            distribution, version = None, None
+        return AdapterInfo(self.name, distribution, version, self.plugin, self.state, self.error)
 
 
 class Registry:
@@ -127,14 +131,16 @@ class Registry:
 
     def load(self, name: str | None = None) -> None:
         """Load the adapters of that name, or all, that are not loaded yet."""
-        if all(adapter.state != "known" for adapter in self._adapters):
+        if all(adapter.state in ("loaded", "disabled") for adapter in self._adapters):
             return
         with self._lock:
             for adapter in list(self._adapters):
                 if adapter.state == "known" and name in (None, adapter.name):
                     self._load(adapter)
-                    if adapter.error is not None:
-                        _report(adapter.info, adapter.error)
+                    if adapter.error is not None and not _is_strict():
+                        warnings.warn(_left_out(adapter), AdapterWarning, stacklevel=2)
+                if _is_strict() and adapter.error and name in (None, adapter.name):
+                    raise AdapterError(_left_out(adapter)) from adapter.error
 
     def _load(self, adapter: Adapter) -> None:
         try:
@@ -142,7 +148,9 @@ class Registry:
             contents = _collect(plugin)
             self._refuse_double_claims(adapter, contents)
             self._plugins.register(plugin)
-        except (Exception, SystemExit) as error:  # whatever third-party code raises at import
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever third-party code raises at import
             adapter.state, adapter.error = "broken", error
         else:
             adapter.state, adapter.contents = "loaded", contents
@@ -264,8 +272,9 @@ def _objects(results: Iterable[Any], interface: type[Any], key: str) -> tuple[An
     return tuple(objects)
 
 
-def _report(info: AdapterInfo, error: BaseException) -> None:
-    message = f"The adapter {info} is left out: {told(error)}"
-    if os.environ.get("FLOWYML_STRICT_ADAPTERS", "") not in ("", "0"):
-        raise AdapterError(message) from error
-    warnings.warn(message, AdapterWarning, stacklevel=2)
+def _left_out(adapter: Adapter) -> str:
+    return f"The adapter {adapter.info} is left out: {told(adapter.error)}"
+
+
+def _is_strict() -> bool:
+    return os.environ.get("FLOWYML_STRICT_ADAPTERS", "").lower() not in ("", "0", "false", "no")

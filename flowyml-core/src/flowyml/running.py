@@ -25,12 +25,14 @@ from typing import Any, Self
 
 from flowyml import adapters
 from flowyml.errors import FlowymlWarning, IntegrityError, StoreError
-from flowyml.properties import type_name
+from flowyml.properties import check_tags, type_name
 from flowyml.records import Failure, RunRecord, StepRecord, from_data, to_data
 from flowyml.seeds import check_seed
 from flowyml.store import Store
 
 _current_run: ContextVar[Run | None] = ContextVar("flowyml_run", default=None)
+parent_step: ContextVar[int | None] = ContextVar("flowyml_step", default=None)
+"""Index of the step that this code runs in, within the current run."""
 
 
 class Run:
@@ -113,7 +115,7 @@ class RunContext(ContextDecorator):
     ) -> None:
         self._arguments = (name, seed, store, tags)
         self._run: Run | None = None
-        self._token: Token[Run | None] | None = None
+        self._tokens: tuple[Token[Run | None], Token[int | None]] | None = None
 
     def _recreate_cm(self) -> Self:
         return type(self)(*self._arguments)
@@ -132,7 +134,7 @@ class RunContext(ContextDecorator):
         )
         self._run = Run(record, store or Store.default())
         self._run.write()
-        self._token = _current_run.set(self._run)
+        self._tokens = _current_run.set(self._run), parent_step.set(None)
         return self._run
 
     def __exit__(
@@ -142,8 +144,9 @@ class RunContext(ContextDecorator):
         trace: TracebackType | None,
     ) -> None:
         assert self._run is not None
-        assert self._token is not None
-        _current_run.reset(self._token)
+        assert self._tokens is not None
+        _current_run.reset(self._tokens[0])
+        parent_step.reset(self._tokens[1])
         self._run.end(error)
 
 
@@ -167,7 +170,8 @@ def run(
     """
     if not isinstance(name, str):
         raise TypeError(f"a run's name has to be a string, as in run('train'); got {name!r}")
-    return RunContext(name, None if seed is None else check_seed(seed), store, tags)
+    seed = None if seed is None else check_seed(seed)
+    return RunContext(name, seed, store, check_tags(tags or {}))
 
 
 def current_run() -> Run | None:

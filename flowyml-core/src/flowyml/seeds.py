@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from flowyml import adapters
+from flowyml.errors import AdapterWarning
+from flowyml.interfaces import RandomSource
 
 _LIMIT = 2**32
 """NumPy's global generator takes no larger seed."""
@@ -50,12 +53,24 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    sources = adapters.random_sources()
-    states = [source.state() for source in sources]
-    for source in sources:
-        source.seed(seed)
+    states = [(source, _told(source, source.state)) for source in adapters.random_sources()]
+    for source, _ in states:
+        _told(source, source.seed, seed)
     try:
         yield
     finally:
-        for source, state in zip(sources, states, strict=True):
-            source.restore(state)
+        for source, state in states:
+            _told(source, source.restore, state)
+
+
+def _told(source: RandomSource, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call; a source that fails is told of, and never takes a result with it."""
+    try:
+        return call(*arguments)
+    except Exception as error:
+        warnings.warn(
+            f"The random source {source.name!r} failed: {type(error).__name__}: {error}",
+            AdapterWarning,
+            stacklevel=2,
+        )
+        return None

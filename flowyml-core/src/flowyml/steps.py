@@ -14,27 +14,28 @@ import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from flowyml import adapters, encoding, names
 from flowyml.assets import Asset
 from flowyml.errors import FlowymlError, MaterializationWarning
-from flowyml.properties import NotJsonableError, to_jsonable, type_name
+from flowyml.properties import NotJsonableError, check_tags, to_jsonable, type_name
 from flowyml.records import NotStored, Output, StepRecord
-from flowyml.running import Run, current_run, failure, run
+from flowyml.running import Run, current_run, failure, parent_step, run
 from flowyml.seeds import check_seed, seeded
 from flowyml.store import Store
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
-_SECRET = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credentials?)s?($|_)", re.I)
+_SECRET = re.compile(
+    r"(^|_)(passwords?|passwd|pwd|passphrase|secrets?|token|bearer|auth|credentials?"
+    r"|(api|access|private|secret)_?keys?)$"
+)
+"""Names that look secret. A token is; ``max_tokens`` and ``token_count`` are not."""
 _LARGEST_HYPERPARAMETER = 16_384
 """Bytes of JSON; what is larger is data, and a record isn't the place for data."""
-
-_parent_step: ContextVar[int | None] = ContextVar("flowyml_step", default=None)
 
 
 class Step(Generic[_Parameters, _Result]):
@@ -49,15 +50,19 @@ class Step(Generic[_Parameters, _Result]):
         tags: Mapping[str, str] | None,
     ) -> None:
         _refuse_unfit(function)
+        functools.update_wrapper(self, function)
         self.function = function
         self.name = names.check_name(name or names.from_text(function.__name__))
         self.seed = None if seed is None else check_seed(seed)
         self.store = store
-        self.tags = dict(tags or {})
-        functools.update_wrapper(self, function)
+        self.tags = check_tags(tags or {})
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"
+
+    def __reduce__(self) -> str:
+        """Pickle by name, like a function, so that processes can be handed a step."""
+        return self.function.__qualname__
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind like a function, so that methods can be steps."""
@@ -79,12 +84,12 @@ class Step(Generic[_Parameters, _Result]):
             function=f"{self.function.__module__}.{self.function.__qualname__}",
             started_at=datetime.now(UTC),
             seed=seed,
-            parent=_parent_step.get(),
+            parent=parent_step.get(),
         )
         record.hyperparameters, record.inputs = _arguments(self.function, args, kwargs)
         index = this_run.add(record)
         this_run.write_or_warn()
-        token = _parent_step.set(index)
+        token = parent_step.set(index)
         started = time.perf_counter()
         try:
             with seeded(seed):
@@ -95,7 +100,7 @@ class Step(Generic[_Parameters, _Result]):
             this_run.write_or_warn()
             raise
         finally:
-            _parent_step.reset(token)
+            parent_step.reset(token)
         record.duration = time.perf_counter() - started
         record.status = "completed"
         self._store_outputs(this_run, record, result)
@@ -104,7 +109,11 @@ class Step(Generic[_Parameters, _Result]):
 
     def _store_outputs(self, this_run: Run, record: StepRecord, result: object) -> None:
         store = self.store or this_run.store
-        for key, value in _outputs(result):
+        try:
+            outputs = list(_outputs(result))
+        except Exception:  # a container's own methods may raise, and materializers may quarrel
+            outputs = [("", result)]
+        for key, value in outputs:
             name = value.name if isinstance(value, Asset) else None
             try:
                 asset = store.save_for_run(
@@ -138,7 +147,6 @@ def step(function: Callable[_Parameters, _Result], /) -> Step[_Parameters, _Resu
 @overload
 def step(
     name: str | None = None,
-    /,
     *,
     seed: int | None = None,
     store: Store | None = None,
@@ -195,18 +203,26 @@ def _arguments(
     hyperparameters: dict[str, Any] = {}
     inputs: dict[str, str] = {}
     for name, value in _flat(bound):
-        if _SECRET.search(name):
-            hyperparameters[name] = "***"
-            continue
         try:
-            converted = to_jsonable(value)
+            converted = _masked({name: to_jsonable(value)})[name]
             if len(encoding.dumps(converted)) > _LARGEST_HYPERPARAMETER:
                 raise NotJsonableError(name)
         except (NotJsonableError, encoding.EncodingError):
-            inputs[name] = type_name(value)
+            inputs[name] = "***" if _looks_secret(name) else type_name(value)
         else:
             hyperparameters[name] = converted
     return hyperparameters, inputs
+
+
+def _masked(value: Any) -> Any:
+    """Replace what stands under names that look secret, at any depth."""
+    if isinstance(value, dict):
+        return {k: "***" if _looks_secret(k) else _masked(item) for k, item in value.items()}
+    return [_masked(item) for item in value] if isinstance(value, list) else value
+
+
+def _looks_secret(name: str) -> bool:
+    return _SECRET.search(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()) is not None
 
 
 def _flat(bound: inspect.BoundArguments) -> Iterator[tuple[str, Any]]:

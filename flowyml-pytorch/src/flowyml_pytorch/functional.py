@@ -86,7 +86,11 @@ def calls_of(cls: type) -> tuple[Call, ...]:
     calls = _calls.get(cls)
     if calls is None:
         own = is_torchs_own(cls)
-        calls = _calls[cls] = () if own else tuple(dict.fromkeys(_read(cls, "forward", set())))
+        try:
+            calls = () if own else tuple(dict.fromkeys(_read(cls, "forward", set())))
+        except Exception:  # descriptors, metaclasses and decorators of a user's may raise anything
+            calls = ()
+        _calls[cls] = calls
     return calls
 
 
@@ -111,7 +115,10 @@ def _read(cls: type, method: str, seen: set[Any]) -> Iterator[Call]:
     for chain in _chains(function.__code__, _this(function.__code__)):
         match chain:
             case ["self", str(attribute), *_]:
-                if isinstance(getattr(cls, attribute, None), types.FunctionType):
+                held = getattr(cls, attribute, None)
+                if name_of(held) is not None:
+                    yield Call(operation=name_of(held))
+                elif isinstance(held, types.FunctionType):
                     yield from _read(cls, attribute, seen)
                 else:
                     yield Call(attribute=attribute)
@@ -196,7 +203,7 @@ def _resolved(function: types.FunctionType, path: list[str]) -> Any:
 
 def name_of(item: Any) -> str | None:
     """Return the name of one of torch's functions on tensors, or None for anything else."""
-    path = path_of(item)
+    path = path_of(item.func if isinstance(item, functools.partial) else item)
     return None if path is None else path.rpartition(":")[2].rstrip("_")
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from flowyml import encoding
 from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
 from flowyml_pytorch import structure, tensors
+from flowyml_pytorch.policy import main_module_name
 from flowyml_pytorch.rebuild import rebuild
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -26,19 +28,25 @@ _PLAIN = (bool, int, float, str, type(None))
 
 def save(module: nn.Module, folder: Path, *, with_structure: bool) -> SaveResult:
     """Write ``weights.pt`` and, when wanted, ``structure.json`` and ``extra.pt``."""
-    live = module.state_dict(keep_vars=True)
+    live = _state_of(module)
     kept = {key: item for key, item in live.items() if _is_plain(item)}
     left_out = [key for key in live if key not in kept]
-    state = type(live)(kept)
-    vars(state).update(vars(live))  # the modules' own versions of their states
+    state = OrderedDict(
+        (key, item.detach() if isinstance(item, Tensor) else item) for key, item in kept.items()
+    )
+    metadata = getattr(live, "_metadata", None)
+    if metadata is not None and _is_plain(metadata):
+        vars(state)["_metadata"] = metadata  # the modules' own versions of their states
     tensors.write(state, folder / "weights.pt")
-    details = {"left_out": left_out} if left_out else {}
+    details: dict[str, Any] = {"torch": str(torch.__version__), "main": main_module_name()}
+    if left_out:
+        details["left_out"] = left_out
     if not with_structure:
         return SaveResult("weights", "it was saved as a state dict", details=details)
     keys = {id(item): key for key, item in reversed(kept.items()) if isinstance(item, Tensor)}
     try:
         found = structure.encode(module, keys)
-    except structure.NotRestorableError as error:
+    except (structure.NotRestorableError, RecursionError) as error:
         warnings.warn(
             f"{type(module).__name__} is saved with its weights only, because of {error}. Loading "
             f"it will need into= a module that you build.",
@@ -52,15 +60,23 @@ def save(module: nn.Module, folder: Path, *, with_structure: bool) -> SaveResult
     return SaveResult(required_trust=found.required_trust, details=details)
 
 
+def _state_of(module: nn.Module) -> Any:
+    """Return a module's state dict with its live tensors, where its class gives them."""
+    try:
+        return module.state_dict(keep_vars=True)
+    except TypeError:  # a user's own state_dict() may take no arguments
+        return module.state_dict()
+
+
 def _is_plain(item: Any) -> bool:
     """Tell whether a state dict's entry is data that a weights-only load gives back."""
     if isinstance(item, Tensor):
-        return not is_lazy(item)
-    if isinstance(item, dict):
+        return type(item) in tensors.KINDS
+    if type(item) in (dict, OrderedDict):
         return all(_is_plain(part) for pair in item.items() for part in pair)
-    if isinstance(item, (list, tuple)):
-        return type(item) in (list, tuple) and all(map(_is_plain, item))
-    return type(item) in _PLAIN
+    if type(item) in (list, tuple):
+        return all(map(_is_plain, item))
+    return type(item) in _PLAIN and not (type(item) is int and item.bit_length() > 63)
 
 
 def load(saved: Saved, options: LoadOptions) -> Any:
@@ -83,7 +99,8 @@ def load(saved: Saved, options: LoadOptions) -> Any:
         for name, path in saved.files.items()
         if name.endswith(".pt")
     }
-    return rebuild(data, files, options.trust, saved.ref)
+    main = saved.result.details.get("main")
+    return rebuild(data, files, options.trust, saved.ref, main if isinstance(main, str) else None)
 
 
 def _load_into(saved: Saved, options: LoadOptions) -> nn.Module:
@@ -94,7 +111,18 @@ def _load_into(saved: Saved, options: LoadOptions) -> nn.Module:
         )
     state = tensors.read(saved.files["weights.pt"], saved.ref)
     tensors.check_same_keys(_shapes(state), _shapes(module.state_dict()), saved.ref)
-    module.load_state_dict(state)
+    left_out = saved.result.details.get("left_out")
+    if left_out:
+        warnings.warn(
+            f"{saved.ref} was saved without {', '.join(map(str, left_out))}, which holds more than "
+            f"tensors; these entries stay as they are in the module that into= gives.",
+            MaterializationWarning,
+            stacklevel=2,
+        )
+    try:
+        module.load_state_dict(state, strict=not left_out)  # tensors were compared strictly above
+    except Exception as error:  # a user's own set_extra_state() or hooks may raise anything
+        raise MaterializationError(f"{saved.ref} can't be loaded into into=: {error}") from error
     return module if options.device is None else module.to(options.device)
 
 

@@ -7,6 +7,7 @@ The work is done in modules that import torch, which are imported when there is 
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,9 @@ def _is_exported(obj: object) -> bool:
 
 
 def _is_tensor(obj: object) -> bool:
+    """Tell whether it is a tensor itself: a subclass would come back as one."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(obj, torch.Tensor)
+    return torch is not None and type(obj) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
 class ModuleExtractor(Extractor):
@@ -103,13 +105,9 @@ class TensorMaterializer(Materializer):
 
     def detect(self, obj: object) -> bool:
         """Tell whether it is a tensor, or a dict of tensors by name that isn't empty."""
-        if _is_tensor(obj):
-            return True
-        return (
-            isinstance(obj, dict)
-            and bool(obj)
-            and all(type(key) is str and _is_tensor(value) for key, value in obj.items())
-        )
+        if type(obj) in (dict, OrderedDict) and isinstance(obj, dict) and obj:
+            return all(type(key) is str and _is_tensor(item) for key, item in obj.items())
+        return _is_tensor(obj)
 
     def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:
         """Write ``tensors.pt``."""

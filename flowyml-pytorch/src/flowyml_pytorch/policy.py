@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,15 @@ from typing import Any
 import attrs
 from torch import nn
 
-from flowyml.errors import MaterializationError, UntrustedDataError
+from flowyml.errors import MaterializationError, MaterializationWarning, UntrustedDataError
 from flowyml.trust import Trust
 from flowyml_pytorch.functional import path_of
 
-_TORCH_NN = ("torch.nn.", "torch.ao.nn.")
+_TORCHS_LAYERS = ("torch.nn.modules.", "torch.nn.utils.parametri")
+"""Where the classes live whose restoring runs at most harmless code of torch's own."""
+
+_HOOKS = ("__setstate__", "__del__", "__hash__", "__eq__", "__getattribute__")
+"""Methods that Python calls on an object that is being restored, or given up."""
 
 
 @attrs.frozen
@@ -81,16 +86,15 @@ def importable_name(item: Any) -> Name | None:
 def is_safe(item: Any) -> bool:
     """Tell whether a name may be used by every file, because it is torch's own and harmless."""
     if isinstance(item, type):
-        return issubclass(item, nn.Module) and f"{item.__module__}.".startswith(_TORCH_NN)
+        return issubclass(item, nn.Module) and f"{item.__module__}.".startswith(_TORCHS_LAYERS)
     return path_of(item) is not None
 
 
 def runs_code_on_load(cls: type) -> bool:
-    """Tell whether restoring an object of a class calls code of that class: a `__setstate__`."""
-    if f"{cls.__module__}.".startswith(_TORCH_NN):
+    """Tell whether code of a class may run while an object of it is restored or given up."""
+    if is_safe(cls):
         return False
-    own, inherited = getattr(cls, "__setstate__", None), nn.Module.__setstate__
-    return own is not None and own is not inherited
+    return any(getattr(cls, hook, None) is not getattr(nn.Module, hook, None) for hook in _HOOKS)
 
 
 @attrs.define
@@ -129,27 +133,38 @@ class Resolver:
             )
 
     def _resolve(self, name: Name) -> None:
-        if name.module.startswith(_TORCH_NN):
-            item = _import(name)  # torch is trusted, and some parts of it are imported late
-            if item is not None and is_safe(item):
-                self.found[name] = item
-                return
-        trusted = self.trust.allows(name.dotted)
-        item = _import(name) if trusted else _imported(name, self.main)
-        if trusted:
+        here = self._importable(name)
+        if self.trust.allows(name.dotted) or self.trust.allows(here.dotted):
+            item = _imported(name, self.main) or _import(here)
             self.found[name] = item
             if item is None:
-                self.missing.append(name.dotted)
-        elif item is None:
-            known = self._module(name) is not None and not is_safe(item)
-            (self.missing if known else self.refused).append(name.dotted)
+                self.missing.append(here.dotted)
+            return
+        item = _imported(name, self.main)
+        if item is None:
+            imported = here.module != "__main__" and _module(here.module, None) is not None
+            (self.missing if imported else self.refused).append(here.dotted)
         elif is_safe(item) or _is_plain_module_class(item):
             self.found[name] = item
         else:
-            self.refused.append(name.dotted)
+            self.refused.append(here.dotted)
 
-    def _module(self, name: Name) -> types.ModuleType | None:
-        return _module(name.module, self.main)
+    def _importable(self, name: Name) -> Name:
+        """Return the name under which a class of the script that saved it could be imported."""
+        elsewhere = self.main is not None and self.main != main_module_name()
+        if name.module != "__main__" or not elsewhere:
+            return name
+        if _imported(name) is None:
+            return Name(str(self.main), name.qualname)
+        if str(self.main) not in sys.modules:
+            warnings.warn(
+                f"{self.ref} was saved by the script {self.main!r}; its class {name.qualname} is "
+                f"taken from the script that runs now, which has one of that name. Import "
+                f"{self.main} to use the original.",
+                MaterializationWarning,
+                stacklevel=2,
+            )
+        return name
 
 
 def _is_plain_module_class(item: Any) -> bool:
@@ -165,13 +180,22 @@ def _import(name: Name) -> Any:
 
 
 def _imported(name: Name, main: str | None = None) -> Any:
-    """Return what a name leads to in the modules imported so far; runs no module's code."""
-    item: Any = _module(name.module, main)
+    """Return the class or function of a name in the modules imported so far; runs no code.
+
+    What a module merely imports from elsewhere isn't found: the item has to be defined there.
+    """
+    module = _module(name.module, main)
+    item: Any = module
     for part in name.qualname.split("."):
-        if item is None:
+        if item is None or (item is not module and not isinstance(item, type)):
             return None
-        item = vars(item).get(part) if hasattr(item, "__dict__") else None
-    return item
+        item = vars(item).get(part)
+    if path_of(item) == str(name):
+        return item
+    if not isinstance(item, (type, types.FunctionType, types.BuiltinFunctionType)):
+        return None
+    own = item.__module__, item.__qualname__
+    return item if own == (getattr(module, "__name__", None), name.qualname) else None
 
 
 def _module(name: str, main: str | None) -> types.ModuleType | None:

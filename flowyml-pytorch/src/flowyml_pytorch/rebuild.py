@@ -16,12 +16,16 @@ from torch import Tensor, nn
 
 from flowyml.errors import MaterializationError
 from flowyml.trust import Trust
-from flowyml_pytorch.policy import Name, Resolver
+from flowyml_pytorch.policy import Name, Resolver, is_safe
 from flowyml_pytorch.structure import SCHEMA
 
 
 def rebuild(
-    data: Any, files: Mapping[str, Mapping[str, Tensor]], trust: Trust, ref: str
+    data: Any,
+    files: Mapping[str, Mapping[str, Tensor]],
+    trust: Trust,
+    ref: str,
+    main: str | None = None,
 ) -> nn.Module:
     """Build the module that a structure describes.
 
@@ -30,6 +34,7 @@ def rebuild(
         files: the tensors by file and key.
         trust: what the caller trusts.
         ref: whose structure it is, for messages.
+        main: the name under which the script that saved it could be imported.
 
     Raises:
         UntrustedDataError: when it names what isn't trusted.
@@ -41,7 +46,7 @@ def rebuild(
                 f"{ref} has a structure of schema {data['schema']!r}; this flowyml-pytorch reads "
                 f"{SCHEMA}. Upgrade flowyml-pytorch."
             )
-        resolver = Resolver(ref, trust, data["main"])
+        resolver = Resolver(ref, trust, main)
         resolver.resolve_all(_names([data["root"], data["objects"]]))
         module = _Decoder(data, files, resolver.found).value(data["root"])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -101,6 +106,10 @@ class _Decoder:
                 return self._object(payload)
             case "$name":
                 return self._names[Name.parse(payload)]
+            case "$slice":
+                return slice(*(self.value(part) for part in payload))
+            case "$numpy":
+                return _numpy(*payload)
             case "$enum":
                 cls, member = self.value(payload[0]), payload[1]
                 return cls.__members__[member]
@@ -164,14 +173,27 @@ class _Decoder:
             raise TypeError(f"{record['$class']!r} is no class")
         built: Any = object.__new__(cls)
         self._objects[number] = built
-        if isinstance(built, nn.Module):
-            vars(built).update(vars(nn.Module()))
+        attributes = object.__getattribute__(built, "__dict__")
+        if issubclass(cls, nn.Module):
+            attributes.update(vars(nn.Module()))
         state = {key: self.value(item) for key, item in record["state"].items()}
-        if hasattr(built, "__setstate__"):
-            built.__setstate__(state)
+        if issubclass(cls, nn.RNNBase) and is_safe(cls):
+            attributes.update(state)  # its own way loops as often as a number in the state says
+            built._init_flat_weights()
+        elif hasattr(cls, "__setstate__"):
+            cls.__setstate__(built, state)
         else:
-            vars(built).update(state)
+            attributes.update(state)
         return built
+
+
+def _numpy(dtype: str, shape: list[int] | None, content: str) -> Any:
+    import numpy
+
+    if numpy.dtype(dtype).kind not in "biufc":
+        raise TypeError(f"{dtype!r} is no type of numbers")
+    array = numpy.frombuffer(bytes.fromhex(content), dtype=dtype).copy()
+    return array[0] if shape is None else array.reshape(shape)
 
 
 def _torch_value(kind: type) -> Callable[[Any], Any]:
@@ -185,7 +207,6 @@ def _torch_value(kind: type) -> Callable[[Any], Any]:
 
 
 _EMPTY: dict[str, Callable[[], Any]] = {
-    "$list": list,
     "$dict": dict,
     "$ordered": OrderedDict,
     "$set": set,
@@ -196,7 +217,6 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
     "$complex": complex,
     "$bytes": bytes.fromhex,
     "$ellipsis": lambda _: Ellipsis,
-    "$slice": lambda parts: slice(*parts),
     "$range": lambda parts: range(*parts),
     "$path": Path,
     "$size": torch.Size,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import math
+import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -19,10 +20,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from flowyml_pytorch.policy import importable_name, is_safe, main_module_name, runs_code_on_load
+from flowyml_pytorch.policy import importable_name, is_safe, runs_code_on_load
 
 SCHEMA = 1
 """Version of the structure's layout."""
+
+_LARGEST_ARRAY = 65_536
+"""Bytes of the largest NumPy array that is written into the structure."""
 
 DEFAULTS: Mapping[str, Any] = types.MappingProxyType(vars(nn.Module()))
 """What every module starts with; attributes that equal it are not written."""
@@ -61,8 +65,6 @@ def encode(module: nn.Module, state_keys: Mapping[int, str]) -> Structure:
     root = encoder.value(module, "")
     data = {
         "schema": SCHEMA,
-        "torch": torch.__version__,
-        "main": main_module_name(),
         "root": _plain(root),
         "objects": [_plain(item) for item in encoder.objects],
         "tensors": encoder.tensors,
@@ -95,7 +97,7 @@ class _Encoder:
     def value(self, value: Any, path: str) -> Any:
         """Return the form of one value."""
         kind = type(value)
-        if value is None or kind in (bool, int, str):
+        if value is None or kind in (bool, str) or (kind is int and _is_written(value)):
             return value
         if kind is float:
             return value if math.isfinite(value) else {"$float": repr(value)}
@@ -104,10 +106,16 @@ class _Encoder:
         form = _VALUES.get(kind)
         if form is not None:
             return form(value)
-        if isinstance(value, enum.Enum):
+        if isinstance(value, enum.Enum) and value.name in kind.__members__:
             return {"$enum": [{"$name": self._name(kind, path)}, value.name]}
         if isinstance(value, PurePath) and kind.__module__.startswith("pathlib"):
             return {"$path": str(value)}
+        if kind is slice:
+            parts = (value.start, value.stop, value.step)
+            return {"$slice": [self.value(part, path) for part in parts]}
+        array = _array(value)
+        if array is not None:
+            return array
         if kind in _CONTAINERS:
             return self._container(value, kind, path)
         if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
@@ -136,9 +144,10 @@ class _Encoder:
                 [self.value(key, path), self.value(item, _below(path, key))]
                 for key, item in value.items()
             ]
-        if kind in (set, frozenset):
-            value = sorted(value, key=repr)  # sets have no order; one set, one text
-        return [self.value(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        forms = [self.value(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        if kind in (set, frozenset):  # sets have no order; one set, one text
+            forms.sort(key=lambda form: repr(_plain(form)))
+        return forms
 
     def _tensor(self, tensor: Tensor, path: str) -> int:
         number = self._tensor_numbers.get(id(tensor))
@@ -148,8 +157,9 @@ class _Encoder:
         key = self._state_keys.get(id(tensor))
         entry: dict[str, Any] = {"file": "weights.pt", "key": key}
         if key is None:
-            entry = {"file": "extra.pt", "key": path}
-            self.extra[path] = tensor.detach()
+            key = path if path not in self.extra else f"{path}#{len(self.tensors)}"
+            entry = {"file": "extra.pt", "key": key}
+            self.extra[key] = tensor.detach()
         entry["parameter"] = isinstance(tensor, nn.Parameter)
         entry["requires_grad"] = tensor.requires_grad
         self.tensors.append(entry)
@@ -197,7 +207,7 @@ def _state(value: Any, path: str) -> dict[str, Any]:
         getattr(cls, how) is not getattr(object, how) for how in ("__reduce__", "__reduce_ex__")
     ):
         raise NotRestorableError(f"{path}: {cls.__qualname__} is restored by code of its own")
-    if slots or not hasattr(value, "__dict__"):
+    if slots or not hasattr(value, "__dict__") or not _is_plain_object(cls):
         raise NotRestorableError(f"{path}: {cls.__qualname__} keeps its state outside __dict__")
     try:
         state = value.__getstate__()
@@ -211,6 +221,34 @@ def _state(value: Any, path: str) -> dict[str, Any]:
 
 def _is_attribute(key: object) -> bool:
     return type(key) is str and not key.startswith("$")
+
+
+def _is_plain_object(cls: type) -> bool:
+    """Tell whether all there is to an object is its __dict__: no list, dict or int beneath it."""
+    try:
+        object.__new__(cls)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_written(number: int) -> bool:
+    """Tell whether an int can be written as digits; Python refuses to beyond some thousands."""
+    return number.bit_length() < 10_000
+
+
+def _array(value: Any) -> Any:
+    """Return the form of a NumPy number, or of an array that is small enough to stand in JSON."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
+        return None
+    scalar = isinstance(value, numpy.generic)
+    if not scalar and (type(value) is not numpy.ndarray or value.nbytes > _LARGEST_ARRAY):
+        return None
+    if value.dtype.kind not in "biufc":
+        return None
+    shape = None if scalar else list(value.shape)
+    return {"$numpy": [value.dtype.str, shape, value.tobytes().hex()]}
 
 
 def _is_default(key: str, item: Any) -> bool:
@@ -253,7 +291,6 @@ _VALUES: dict[type, Callable[[Any], dict[str, Any]]] = {
     complex: lambda value: {"$complex": repr(value)},
     bytes: lambda value: {"$bytes": value.hex()},
     type(Ellipsis): lambda _: {"$ellipsis": None},
-    slice: lambda value: {"$slice": [value.start, value.stop, value.step]},
     range: lambda value: {"$range": [value.start, value.stop, value.step]},
     torch.Size: lambda value: {"$size": list(value)},
     torch.dtype: lambda value: {"$dtype": _torch_name(value)},

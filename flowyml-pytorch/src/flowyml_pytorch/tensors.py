@@ -14,26 +14,35 @@ from torch import Tensor
 from flowyml.errors import MaterializationError, UntrustedDataError
 from flowyml.interfaces import LoadOptions, Saved
 
+KINDS = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
+"""Types of tensors that come back as they were; others would need code of their own."""
+
 
 def write(value: Any, path: Path) -> None:
-    """Write a tensor or a dict with tensors; equal content gives equal bytes."""
-    torch.save(_detached(value), path)
+    """Write a tensor or a dict with tensors; equal content gives equal bytes.
+
+    Raises:
+        MaterializationError: when what was written can't be read back safely.
+    """
+    torch.save(_owned(value), path)
+    try:
+        torch.load(path, weights_only=True, mmap=True, map_location="meta")
+    except Exception as error:  # better now than when it is needed
+        raise MaterializationError(f"{path.name} could not be read back: {error}") from error
 
 
-def _detached(value: Any) -> Any:
-    """Detach tensors from what they were computed from, and from storage that isn't theirs."""
+def _owned(value: Any) -> Any:
+    """Free tensors of what they were computed from, and of storage that isn't theirs."""
     if isinstance(value, Tensor):
-        return _own(value.detach(), alone=True)
+        return _own(value, alone=True)
     shared = Counter(_storage(item) for item in value.values() if isinstance(item, Tensor))
-    detached = {
-        key: _own(item.detach(), alone=shared[_storage(item)] == 1)
-        if isinstance(item, Tensor)
-        else item
+    owned = type(value)(
+        (key, _own(item, alone=shared[_storage(item)] == 1) if isinstance(item, Tensor) else item)
         for key, item in value.items()
-    }
-    copy = type(value)(detached)
-    vars(copy).update(vars(value)) if hasattr(value, "__dict__") else None
-    return copy
+    )
+    if hasattr(value, "_metadata"):
+        owned._metadata = value._metadata
+    return owned
 
 
 def _storage(tensor: Tensor) -> int:
@@ -45,11 +54,14 @@ def _storage(tensor: Tensor) -> int:
 
 def _own(tensor: Tensor, *, alone: bool) -> Tensor:
     """Copy a slice of a larger storage: torch.save would write all of that."""
+    tensor = tensor if tensor.is_leaf else tensor.detach()
     try:
         larger = tensor.untyped_storage().nbytes() > tensor.nbytes
     except (NotImplementedError, RuntimeError):
         return tensor
-    return tensor.clone() if alone and larger else tensor
+    if not (alone and larger):
+        return tensor
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def read(path: Path, ref: str, device: Any = None) -> Any:

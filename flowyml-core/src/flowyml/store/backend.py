@@ -78,6 +78,7 @@ class LocalDirectory:
         sync(staged)
         target = self.root / key
         make_folder(target.parent)
+        self._refuse_links(target)
         return target
 
     def read(self, key: str) -> bytes:
@@ -87,9 +88,18 @@ class LocalDirectory:
     def local(self, key: str) -> Path:
         """Return the file itself, after making sure that it is one: a link could lead anywhere."""
         path = self.root / key
+        self._refuse_links(path)
         if not stat.S_ISREG(path.lstat().st_mode):
             raise IntegrityError(f"{path} isn't a plain file.")
         return path
+
+    def _refuse_links(self, path: Path) -> None:
+        """Make sure that no folder on the way is a link, which could lead anywhere."""
+        folder = path.parent
+        while folder != self.root and folder != folder.parent:
+            if folder.is_symlink():
+                raise IntegrityError(f"{folder} isn't a plain folder.")
+            folder = folder.parent
 
     def keys(self, folder: str) -> list[str]:
         """List a folder."""
@@ -97,6 +107,8 @@ class LocalDirectory:
             return sorted(path.name for path in (self.root / folder).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise StoreError(f"{self.root / folder} can't be listed: {error.strerror}.") from error
 
 
 def make_folder(folder: Path) -> None:

@@ -111,7 +111,7 @@ def read(text: bytes, ref: str) -> Manifest:
         if claimed != digest_of_bytes(body) or whole != text:
             raise ValueError("its digest doesn't match its content")
         manifest = _manifest(encoding.decode(data))
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise IntegrityError(f"The manifest of {ref} is damaged: {error}.") from error
     if manifest.asset.ref != ref:
         raise IntegrityError(f"The manifest of {ref} is that of {manifest.asset.ref}.")

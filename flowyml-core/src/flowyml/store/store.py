@@ -21,6 +21,7 @@ from flowyml import adapters, encoding, names
 from flowyml.assets import Asset, Stored, StoredFile
 from flowyml.errors import (
     AssetNotFoundError,
+    FlowymlError,
     IntegrityError,
     MaterializationError,
     StoreError,
@@ -96,6 +97,11 @@ class Store:
     ) -> Asset:
         """Save like `save`, noting the run and step that made the object."""
         asset = obj if isinstance(obj, Asset) else Asset(data=obj)
+        if asset.data is None and asset.stored is not None and asset.stored.type != "NoneType":
+            raise StoreError(
+                f"{asset.ref} was read without its data, so there is nothing to save. Load it with "
+                f"Model.load or Store.load first."
+            )
         name = names.check_name(name if name is not None else asset.name)
         materializer = _materializer_of(asset.data)
         options = SaveOptions(_checked_format(materializer, format, asset.data))
@@ -139,7 +145,7 @@ class Store:
             version = wanted or names.next_version(self.versions(name))
             to_write = attrs.evolve(asset, name=name, version=version, stored=stored)
             staged = folder / "manifest.json"
-            staged.write_bytes(manifests.write(Manifest(to_write, details)))
+            staged.write_bytes(_checked_text(Manifest(to_write, details)))
             staged.chmod(0o444)
             if self._backend.publish(staged, _key(name, version)):
                 return version
@@ -182,7 +188,15 @@ class Store:
         materializer = adapters.materializer(stored.materializer)
         files = {file.path: self._file(manifest, file, verify=verify) for file in stored.files}
         saved = Saved(str(manifest.asset.ref), stored.format, files, manifest.result)
-        return materializer.load(saved, options)
+        try:
+            return materializer.load(saved, options)
+        except FlowymlError:
+            raise
+        except Exception as error:  # the files may come from a stranger
+            raise MaterializationError(
+                f"{saved.ref} can't be loaded: the materializer {materializer.key!r} failed with "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def get(self, ref: str) -> Asset:
         """Read what is known about an asset; imports no framework.
@@ -196,14 +210,15 @@ class Store:
     def names(self) -> list[str]:
         """Return the names of all assets that have a version, sorted."""
         self._check_layout()
-        return [name for name in self._backend.keys("assets") if self.versions(name)]
+        found = filter(names.is_name, self._backend.keys("assets"))
+        return [name for name in found if self.versions(name)]
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a name, oldest first; none for an unknown name."""
         self._check_layout()
         files = self._backend.keys(f"assets/{names.check_name(name)}")
         versions = [file.removesuffix(".json") for file in files if file.endswith(".json")]
-        return sorted(versions, key=names.version_order)
+        return sorted(filter(names.is_version, versions), key=names.version_order)
 
     def verify(self, ref: str | None = None) -> Verification:
         """Compare every byte of a version, or of all, with its digest.
@@ -218,7 +233,7 @@ class Store:
         for one in refs:
             try:
                 manifest = self._manifest(one)
-            except IntegrityError as error:
+            except StoreError as error:
                 problems.append(str(error))
                 continue
             for file in manifest.stored.files:
@@ -313,7 +328,9 @@ class Store:
             raise AssetNotFoundError(f"{self.path} holds no {name!r}. It holds: {known}.")
         try:
             text = self._backend.read(_key(name, version))
-        except FileNotFoundError:
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                raise StoreError(f"{name}@{version} can't be read: {error}.") from error
             known = ", ".join(versions[-20:]) or "no version"
             raise AssetNotFoundError(
                 f"{self.path} holds no {name}@{version}. Of {name!r} it holds: {known}."
@@ -350,6 +367,8 @@ class Store:
             if self.path.exists() and not self.path.is_dir():
                 raise StoreError(f"{self.path} is a file; a store is a directory.") from None
             others = set(self._backend.keys(".")) - {"staging", ".gitignore"}
+            if "store.json" in others:  # another process has just made the store
+                return self._check_layout()
             if others:
                 raise StoreError(
                     f"{self.path} is not a store: it has no store.json, but {sorted(others)[0]!r} "
@@ -391,6 +410,20 @@ def _checked_format(materializer: Materializer, format: str | None, data: object
     return format
 
 
+def _checked_text(manifest: Manifest) -> bytes:
+    """Write a manifest, making sure that it can be read: adapters fill in some of it."""
+    try:
+        text = manifests.write(manifest)
+        manifests.read(text, str(manifest.asset.ref))
+    except (IntegrityError, encoding.EncodingError) as error:
+        raise MaterializationError(
+            f"{manifest.asset.ref} can't be saved: what the materializer "
+            f"{manifest.stored.materializer!r} wrote or returned is unfit: "
+            f"{error.__cause__ or error}"
+        ) from error
+    return text
+
+
 def _origin(materializer: Materializer) -> str:
     info = adapters.provider(materializer)
     return f"{info.distribution or info.plugin} {info.version or ''}".rstrip()
@@ -399,7 +432,15 @@ def _origin(materializer: Materializer) -> str:
 def _written(
     materializer: Materializer, data: Any, folder: Path, options: SaveOptions
 ) -> SaveResult:
-    result = materializer.save(data, folder, options)
+    try:
+        result = materializer.save(data, folder, options)
+    except (FlowymlError, OSError):
+        raise
+    except Exception as error:
+        raise MaterializationError(
+            f"A {type_name(data)} can't be saved: the materializer {materializer.key!r} failed "
+            f"with {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(result, SaveResult):
         raise MaterializationError(
             f"The materializer {materializer.key!r} returned a {type_name(result)} where a "

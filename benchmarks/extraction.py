@@ -1,0 +1,341 @@
+"""Describing a module, beside the floor ``sum(p.numel() for p in model.parameters())``.
+
+Run it as ``python benchmarks/extraction.py``, where torchinfo and transformers are installed. Every
+time is the median of several interleaved rounds; what counts are the ratios. With
+``FLOWYML_PEER_PYTHON`` naming a Python that has the public package named ``flowyml``, an unrelated
+one that has a ``Model.from_pytorch`` too, this same file measures that in a process of its own,
+beside a floor of its own. Nothing is downloaded: every model is built from its config.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+PEER = "FLOWYML_PEER_PYTHON"
+ROUNDS = {"encoder": 101, "stack": 11, "llama": 21, "gpt2": 11, "fresh": 3}
+SMALL, LARGE = 10_000, 100_000  # layers of the two stacks
+LLAMA_70B = 70_553_706_496
+
+Times = dict[str, float]
+
+
+def floor(model: nn.Module) -> int:
+    """Do what no description can do without."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Time one call, the release of its result not included."""
+    started = time.perf_counter()
+    result = function()
+    elapsed = time.perf_counter() - started
+    del result
+    return elapsed
+
+
+def medians(rounds: int, operations: dict[str, Callable[[], object]]) -> Times:
+    """Time operations in turn, round by round, after one round that isn't counted."""
+    times: dict[str, list[float]] = {name: [] for name in operations}
+    for operation in operations.values():
+        operation()
+    gc.collect()
+    for _ in range(rounds):
+        for name, operation in operations.items():
+            times[name].append(seconds(operation))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(768, 12, 3072, batch_first=True)
+    return nn.TransformerEncoder(layer, 12)
+
+
+def stack(layers: int) -> nn.Module:
+    return nn.Sequential(*[nn.Linear(1, 1) for _ in range(layers)])
+
+
+def llama() -> nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        tie_word_embeddings=False,
+    )
+    with torch.device("meta"):
+        return LlamaForCausalLM(config)
+
+
+def gpt2() -> nn.Module:
+    """Build GPT-2 small with random weights, in no more memory than these take in the end.
+
+    What its own constructor needs on the way would be a peak, under which later ones don't show.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config())
+    weights: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in weights:
+                    weights[id(parameter)] = nn.Parameter(
+                        nn.init.normal_(torch.empty(parameter.shape), std=0.02)
+                    )
+                module._parameters[name] = weights[id(parameter)]
+    return model.eval()
+
+
+def gpt2_inputs() -> dict[str, torch.Tensor]:
+    return {"input_ids": torch.zeros(1, 128, dtype=torch.long)}
+
+
+def time_encoder(more: dict[str, Callable[[nn.Module], object]]) -> Times:
+    """Time a 12-layer encoder; the ``flowyml`` is the one of the Python that runs this."""
+    from flowyml import Model
+
+    model = encoder()
+    return medians(
+        ROUNDS["encoder"],
+        {
+            "floor": lambda: floor(model),
+            "flowyml": lambda: Model.from_pytorch(model, name="encoder"),
+            **{name: lambda each=each: each(model) for name, each in more.items()},  # type: ignore[misc]
+        },
+    )
+
+
+def time_stacks() -> Times:
+    """Time many small layers."""
+    from flowyml import Model
+
+    small, large = stack(SMALL), stack(LARGE)
+    return medians(
+        ROUNDS["stack"],
+        {
+            "small floor": lambda: floor(small),
+            "small": lambda: Model.from_pytorch(small, name="small"),
+            "large floor": lambda: floor(large),
+            "large": lambda: Model.from_pytorch(large, name="large"),
+        },
+    )
+
+
+def time_llama() -> tuple[Times, int | None]:
+    """Time a model of 70 billion parameters without values; also return how many were counted."""
+    from flowyml import Model
+
+    model = llama()
+    times = medians(
+        ROUNDS["llama"],
+        {
+            "floor": lambda: floor(model),
+            "flowyml": lambda: Model.from_pytorch(model, name="llama"),
+        },
+    )
+    return times, Model.from_pytorch(model, name="llama").parameters
+
+
+def time_gpt2() -> Times:
+    """Time a pass over shapes and one over real tensors."""
+    model = gpt2()
+    return medians(
+        ROUNDS["gpt2"],
+        {
+            "floor": lambda: floor(model),
+            "flowyml": lambda: observe("flowyml", model, gpt2_inputs()),
+            "torchinfo": lambda: observe("torchinfo", model, gpt2_inputs()),
+        },
+    )
+
+
+def observe(library: str, model: nn.Module, inputs: Any) -> object:
+    """Let a library describe a model with example inputs, importing it first if need be."""
+    if library == "flowyml":
+        from flowyml import Model
+
+        return Model.from_pytorch(model, name="model", example_inputs=inputs)
+    from torchinfo import summary
+
+    return summary(model, input_data=inputs, verbose=0)
+
+
+def summarize(model: nn.Module) -> object:
+    from torchinfo import summary
+
+    return summary(model, verbose=0)
+
+
+def peak() -> float:
+    """Return the most memory that this process has ever had, in MB."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def first_pass(library: str, warm: bool) -> dict[str, float]:
+    """Measure this process's first pass over GPT-2: its seconds, and MB above the model's own.
+
+    When warm, the library has described something else before, so that its imports are done.
+    """
+    empty = peak()
+    model, inputs = gpt2(), gpt2_inputs()
+    if warm:
+        observe(library, nn.Linear(8, 8), torch.zeros(1, 8))
+    gc.collect()
+    before = peak()
+    if before - empty < 4e-6 * floor(model):
+        raise RuntimeError("the process that started this one was larger: its peak is ours too")
+    elapsed = seconds(lambda: observe(library, model, inputs))
+    return {"seconds": elapsed, "mb": peak() - before}
+
+
+def answer_of(python: str, *arguments: object) -> Any:
+    """Run this file in a new process, and return what it found."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [python, __file__, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def answer(arguments: Sequence[str]) -> object:
+    """Find out what the process that started this one wants to know."""
+    match arguments:
+        case ["peer"]:
+            version = metadata.version("flowyml")
+            return {"version": version, "encoder": time_encoder({}), "stacks": time_stacks()}
+        case ["first-pass", library, temperature]:
+            return first_pass(library, temperature == "warm")
+    raise SystemExit(f"unknown arguments: {' '.join(arguments)}")
+
+
+def first_passes() -> dict[tuple[str, str], dict[str, float]]:
+    """Measure first passes in fresh processes, in turn; median times and the largest memory."""
+    cases = [(lib, how) for how in ("cold", "warm") for lib in ("flowyml", "torchinfo")]
+    found: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
+    for _ in range(ROUNDS["fresh"]):
+        for case in cases:
+            found[case].append(answer_of(sys.executable, "first-pass", *case))
+    return {
+        case: {
+            "seconds": statistics.median(item["seconds"] for item in items),
+            "mb": max(item["mb"] for item in items),
+        }
+        for case, items in found.items()
+    }
+
+
+def row(name: str, figure: str, ratio: str = "", target: str = "", met: bool = False) -> None:
+    verdict = f"target {target}: {'met' if met else 'MISSED'}" if target else ""
+    print(f"  {name:<42} {figure:>12}  {ratio:>17}  {verdict}".rstrip())
+
+
+def timed(name: str, value: float, least: float, target: str = "", met: bool = False) -> None:
+    """Print a time and what it is as a multiple of the floor."""
+    row(name, f"{value * 1000:.2f} ms", f"{value / least:.2f} × floor", target, met)
+
+
+def report_encoder(times: Times, peer: dict[str, Any] | None) -> None:
+    least, ours = times["floor"], times["flowyml"]
+    print(f"12-layer d=768 encoder, {ROUNDS['encoder']} rounds")
+    timed("floor", least, least)
+    timed("model.state_dict()", times["state_dict"], least)
+    timed("Model.from_pytorch", ours, least, "≤ 3 × floor", ours <= 3 * least)
+    others = {"torchinfo.summary(model, verbose=0)": times["torchinfo"] / least}
+    timed("torchinfo.summary(model, verbose=0)", times["torchinfo"], least)
+    if peer:
+        theirs = peer["encoder"]
+        name = f"the other flowyml {peer['version']}"
+        others[name] = theirs["flowyml"] / theirs["floor"]
+        timed(f"{name}: floor", theirs["floor"], theirs["floor"])
+        timed(f"{name}: Model.from_pytorch", theirs["flowyml"], theirs["floor"])
+    nearest = min(others.values()) / (ours / least)
+    row("slowdown of the fastest other", "", f"{nearest:.2f} × ours", "> 1 ×", nearest > 1)
+
+
+def report_stacks(times: Times, peer: dict[str, Any] | None) -> None:
+    print(f"Sequential of {SMALL:,} and {LARGE:,} × Linear(1, 1), {ROUNDS['stack']} rounds")
+    timed(f"{SMALL:,}: floor", times["small floor"], times["small floor"])
+    met = times["small"] <= 0.040
+    timed(f"{SMALL:,}: Model.from_pytorch", times["small"], times["small floor"], "≤ 40 ms", met)
+    timed(f"{LARGE:,}: floor", times["large floor"], times["large floor"])
+    timed(f"{LARGE:,}: Model.from_pytorch", times["large"], times["large floor"])
+    growth = times["large"] / times["small"]
+    floors = times["large floor"] / times["small floor"]
+    row("growth of the floor", "", f"{floors:.2f} ×")
+    row("growth of Model.from_pytorch", "", f"{growth:.2f} ×", "≤ 11 ×", growth <= 11)
+    if peer:
+        theirs, name = peer["stacks"], f"the other flowyml {peer['version']}"
+        for size, layers in (("small", SMALL), ("large", LARGE)):
+            timed(f"{name}: {layers:,}", theirs[size], theirs[f"{size} floor"])
+        row(f"{name}: growth", "", f"{theirs['large'] / theirs['small']:.2f} ×")
+
+
+def report_llama(times: Times, counted: int | None) -> None:
+    print(f"Llama-70B on the meta device, {ROUNDS['llama']} rounds")
+    least, ours = times["floor"], times["flowyml"]
+    timed("floor", least, least)
+    timed("Model.from_pytorch", ours, least, "< 50 ms", ours < 0.050)
+    row("parameters", f"{counted:,}", "", f"{LLAMA_70B:,}", counted == LLAMA_70B)
+
+
+def report_gpt2(times: Times, fresh: dict[tuple[str, str], dict[str, float]]) -> None:
+    print(f"GPT-2 small with example inputs (1, 128), {ROUNDS['gpt2']} rounds")
+    least, ours, theirs = times["floor"], times["flowyml"], times["torchinfo"]
+    timed("floor", least, least)
+    timed("Model.from_pytorch(..., example_inputs=)", ours, least, "< torchinfo", ours < theirs)
+    timed("torchinfo.summary(model, input_data=)", theirs, least)
+    row("torchinfo / Model.from_pytorch", "", f"{theirs / ours:.2f} ×")
+    print(f"  in fresh processes, {ROUNDS['fresh']} rounds:")
+    for library in ("flowyml", "torchinfo"):
+        cold, warm = fresh[library, "cold"], fresh[library, "warm"]
+        row(f"{library}: its import and first pass", f"{cold['seconds'] * 1000:.0f} ms")
+        row(f"{library}: first pass, after a Linear", f"{warm['seconds'] * 1000:.0f} ms")
+        target = "< 50 MB" if library == "flowyml" else ""
+        name = f"{library}: peak memory above the model"
+        row(name, f"{warm['mb']:.1f} MB", "", target, warm["mb"] < 50)
+        row(f"{library}: the same with its import", f"{cold['mb']:.1f} MB")
+
+
+def main() -> None:
+    """Measure, and print a table; no figure makes this fail."""
+    # A process starts with the peak of the one that started it, so these come before all models.
+    fresh = first_passes()
+    python = os.environ.get(PEER)
+    peer = answer_of(python, "peer") if python else None
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; median times")
+    more = {"state_dict": nn.Module.state_dict, "torchinfo": summarize}
+    report_encoder(time_encoder(more), peer)
+    report_stacks(time_stacks(), peer)
+    if not peer:
+        print(f"The other flowyml wasn't measured: {PEER} names no Python that has it.")
+    report_llama(*time_llama())
+    report_gpt2(time_gpt2(), fresh)
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    if len(sys.argv) > 1:
+        print(json.dumps(answer(sys.argv[1:])))
+    else:
+        main()
