@@ -1,4 +1,6 @@
 import enum
+import pickle
+import random
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -7,8 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowyml import Model, Store, run, runs, step
-from flowyml.errors import FlowymlWarning, MaterializationWarning, StoreError
+from flowyml import Model, Store, adapters, hookimpl, run, runs, step
+from flowyml.errors import (
+    AdapterWarning,
+    FlowymlWarning,
+    MaterializationWarning,
+    StoreError,
+)
+from flowyml.interfaces import RandomSource
 from flowyml.records import RunRecord, StepRecord
 
 
@@ -339,3 +347,107 @@ def test_a_record_reads_back_as_it_was(store: Store) -> None:
     (record,) = runs(store)
     assert isinstance(record, RunRecord)
     assert repr(record) == repr(r.record)
+
+
+def test_secrets_are_masked_at_any_depth_and_counts_are_not(store: Store) -> None:
+    @step
+    def train(config: Any, max_tokens: int, dbPassword: str, private_key: str) -> None:  # noqa: N803
+        ...
+
+    config = {"password": "LEAK", "nested": [{"api_key": "LEAK", "lr": 0.1}], "authToken": "LEAK"}
+    train(config, 512, "LEAK", "LEAK")
+    text = (store.path / "runs" / f"{runs()[0].id}.json").read_text()
+    assert "LEAK" not in text
+    found = only_step(store).hyperparameters
+    assert found["max_tokens"] == 512
+    assert found["config"]["nested"] == [{"api_key": "***", "lr": 0.1}]
+
+
+class Unruly(dict[str, int]):
+    def items(self) -> Any:
+        raise RuntimeError("no")
+
+
+def test_a_result_that_cannot_even_be_looked_at_is_returned(store: Store) -> None:
+    result = Unruly(a=1)
+
+    @step
+    def make() -> object:
+        return result
+
+    with pytest.warns(MaterializationWarning, match="was not stored"):
+        assert make() is result
+    assert only_step(store).not_stored[0].type.endswith("Unruly")
+
+
+def test_a_random_source_that_fails_takes_nothing_from_the_user(store: Store) -> None:
+    class Failing(RandomSource):
+        name = "failing"
+
+        def seed(self, seed: int) -> None:
+            raise RuntimeError("no seed")
+
+        def state(self) -> object:
+            return None
+
+        def restore(self, state: object) -> None:
+            raise RuntimeError("no way back")
+
+    class Plugin:
+        @hookimpl
+        def flowyml_register_random_sources(self) -> list[RandomSource]:
+            return [Failing()]
+
+    adapters.register(Plugin(), "failing")
+
+    @step(seed=1)
+    def draw() -> float:
+        return random.random()
+
+    with pytest.warns(AdapterWarning, match="random source 'failing' failed"):
+        first = draw()
+    with pytest.warns(AdapterWarning):
+        assert draw() == first
+
+
+@step
+def at_the_top(number: int) -> int:
+    return number
+
+
+def test_a_step_pickles_by_its_name() -> None:
+    assert pickle.loads(pickle.dumps(at_the_top)) is at_the_top  # noqa: S301
+
+
+def test_attributes_of_the_function_do_not_become_the_steps_settings(store: Store) -> None:
+    def make() -> int:
+        return 1
+
+    make.store, make.name = "nonsense", "other"  # type: ignore[attr-defined]
+    assert step(make)() == 1
+    assert runs(store)[0].outputs == ["make@v1"]
+
+
+def test_a_run_inside_a_step_has_steps_of_its_own(store: Store) -> None:
+    @step
+    def inner() -> None: ...
+
+    @step
+    def outer() -> None:
+        with run("nested"):
+            inner()
+
+    outer()
+    assert {record.name: [s.parent for s in record.steps] for record in runs(store)} == {
+        "outer": [None],
+        "nested": [None],
+    }
+
+
+def test_a_long_argument_is_not_copied(store: Store) -> None:
+    @step
+    def count(numbers: range) -> int:
+        return len(numbers)
+
+    assert count(range(10**12)) == 10**12
+    assert only_step(store).inputs == {"numbers": "range"}

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
-from flowyml import Store
+from flowyml import Store, adapters, hookimpl
 from flowyml.errors import (
     AssetNotFoundError,
     IntegrityError,
     MaterializationError,
     StoreError,
 )
+from flowyml.interfaces import LoadOptions, Materializer, Saved, SaveOptions, SaveResult
 
 
 def files(store: Store, folder: str = "") -> list[Path]:
@@ -309,3 +310,76 @@ def test_a_version_is_exported_as_a_plain_folder(store: Store, toy: Any, tmp_pat
     with pytest.raises(IntegrityError):
         store.export("m", tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_files_of_other_programs_in_the_store_are_ignored(store: Store) -> None:
+    store.save(1, "n")
+    (store.path / "assets" / ".DS_Store").write_text("")
+    (store.path / "assets" / "a b").mkdir()
+    for stray in ("._v1.json", "foo bar.json", "\u00b2.json", "notes.txt"):
+        (store.path / "assets" / "n" / stray).write_text("{")
+    assert store.names() == ["n"]
+    assert store.versions("n") == ["v1"]
+    assert store.verify().versions == 1
+    assert store.save(2, "n").version == "v2"
+
+
+def test_many_processes_may_make_one_store_at_once(tmp_path: Path) -> None:
+    code = "from flowyml import Store; import sys; Store(sys.argv[1]).save(1, 'n')"
+    for attempt in range(5):
+        path = str(tmp_path / f"store{attempt}")
+        processes = [subprocess.Popen([sys.executable, "-c", code, path]) for _ in range(6)]
+        assert [process.wait(60) for process in processes] == [0] * 6
+        assert len(Store(path).versions("n")) == 6
+
+
+def test_a_folder_of_the_store_that_is_a_link_is_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    store.save(1, "n")
+    (store.path / "assets" / "m").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(IntegrityError, match="isn't a plain folder"):
+        store.save(1, "m")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+class Careless:
+    """What a materializer of a third party may do wrong."""
+
+    def __init__(self, mistake: Any) -> None:
+        self.mistake = mistake
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda folder: (folder / "my file.bin").write_text(""),
+        lambda folder: SaveResult(restore="foo"),  # type: ignore[arg-type]
+        lambda folder: SaveResult(required_trust=[1]),  # type: ignore[arg-type]
+        lambda folder: SaveResult(details={"x": object()}),
+        lambda folder: None,
+        lambda folder: 1 / 0,
+    ],
+)
+def test_a_careless_materializer_is_told_when_saving(store: Store, mistake: Any) -> None:
+    class CarelessMaterializer(Materializer):
+        key = "careless.thing"
+        formats = ("x",)
+
+        def detect(self, obj: object) -> bool:
+            return isinstance(obj, Careless)
+
+        def save(self, obj: Careless, folder: Path, options: SaveOptions) -> SaveResult:
+            result = obj.mistake(folder)
+            return SaveResult() if isinstance(result, int) else result
+
+        def load(self, saved: Saved, options: LoadOptions) -> None: ...
+
+    class Plugin:
+        @hookimpl
+        def flowyml_register_materializers(self) -> list[Materializer]:
+            return [CarelessMaterializer()]
+
+    adapters.register(Plugin(), "careless")
+    with pytest.raises(MaterializationError, match=r"careless\.thing"):
+        store.save(Careless(mistake), "m")
+    assert store.versions("m") == []

@@ -8,13 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowyml import Model, Store
-from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
+from flowyml.errors import (
+    MaterializationError,
+    MaterializationWarning,
+    StoreError,
+    UnsupportedObjectError,
+)
 
 
 class Mode(enum.Enum):
@@ -324,3 +330,120 @@ assert sum(p.nbytes for p in module.parameters()) > 400e6
 print(digest(module(x)), digest(module[7].weight))
 """
     assert run_script(code, "save") == run_script(code, "load")
+
+
+class Odd(nn.Module):
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.line = nn.Linear(1, 1)
+        self.value = value
+
+
+class Settings(dict[str, int]):
+    """A dict with something of its own, as many configurations are."""
+
+
+class Bits(enum.Flag):
+    A = 1
+    B = 2
+
+
+@pytest.mark.parametrize(
+    "value", [Settings(a=1), Bits.A | Bits.B, object(), iter([]), {"f": lambda: 0}]
+)
+def test_attributes_that_cannot_come_back_cost_the_structure_and_are_named(
+    store: Store, value: Any
+) -> None:
+    with pytest.warns(MaterializationWarning, match="because of value"):
+        store.save(Odd(value), "m")
+    assert store.get("m").stored.restore == "weights"
+    fresh = store.load("m", into=Odd(None))
+    assert fresh.line.in_features == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.float64(0.1),
+        np.float32(2),
+        np.arange(6).reshape(2, 3),
+        slice(None, 3),
+        Path("a"),
+    ],
+)
+def test_attributes_of_other_libraries_come_back(store: Store, value: Any) -> None:
+    loaded = reload(Odd(value), store).value
+    assert type(loaded) is type(value)
+    assert np.array_equal(loaded, value) if isinstance(value, np.ndarray) else loaded == value
+
+
+def test_tensors_under_equal_paths_do_not_overwrite_each_other(store: Store) -> None:
+    first, second = nn.Linear(1, 1), nn.Linear(1, 1)
+    net = Odd({first: torch.ones(2), second: torch.zeros(2)})
+    loaded = reload(net, store)
+    assert [item.tolist() for item in loaded.value.values()] == [[1, 1], [0, 0]]
+    net = Odd(None)
+    net.register_buffer("q", torch.ones(1), persistent=False)
+    vars(net)["q"] = torch.zeros(1)
+    loaded = reload(net, store)
+    assert (loaded._buffers["q"].item(), vars(loaded)["q"].item()) == (1, 0)
+
+
+def test_equal_modules_of_two_scripts_have_one_digest(run_script: Callable[..., str]) -> None:
+    code = """
+import torch
+from flowyml import Store
+torch.manual_seed(0)
+print(Store.default().save(torch.nn.Linear(2, 2), "m").digest)
+"""
+    assert run_script(code, name="one.py") == run_script(code, name="two.py")
+
+
+def test_a_module_whose_own_state_dict_is_unusual_is_saved(store: Store) -> None:
+    class Bare(nn.Linear):
+        def state_dict(self) -> Any:  # type: ignore[override]
+            return {key: item.data for key, item in self.named_parameters()}
+
+    with pytest.warns(MaterializationWarning):
+        store.save(Bare(2, 2), "m")
+    assert store.load("m", into=nn.Linear(2, 2)).in_features == 2
+
+
+def test_extra_state_that_is_no_plain_data_is_left_out_and_told(store: Store) -> None:
+    with pytest.warns(MaterializationWarning, match="Extra"):
+        store.save(extra := _extra(), "m")
+    assert store.get("m").stored.restore == "weights"
+    with pytest.warns(MaterializationWarning, match="saved without _extra_state"):
+        loaded = store.load("m", into=_extra())
+    assert equal(loaded.weight, extra.weight)
+
+
+def _extra() -> nn.Module:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> Any:
+            return object()
+
+        def set_extra_state(self, state: Any) -> None:
+            raise AssertionError("there is none")
+
+    return Extra(1, 1)
+
+
+def test_a_deeply_nested_module_is_saved(store: Store) -> None:
+    deep: nn.Module = nn.Linear(1, 1)
+    for _ in range(300):
+        outer = nn.Module()
+        outer.inner = deep
+        deep = outer
+    with pytest.warns(MaterializationWarning, match="weights only"):
+        store.save(deep, "m")
+    assert len(torch.load(blob(store), weights_only=True)) == 2
+
+
+def test_an_asset_that_was_read_without_its_data_is_not_saved_as_nothing(store: Store) -> None:
+    Model.from_pytorch(nn.Linear(1, 1), "m").save(store)
+    read = store.get("m")
+    read.tags["stage"] = "test"
+    with pytest.raises(StoreError, match="read without its data"):
+        read.save(store)
+    assert store.versions("m") == ["v1"]

@@ -250,3 +250,126 @@ def test_two_files_of_one_script_do_not_take_each_others_class(
     assert run_script(define + code, name="one.py") == "loaded\n"
     assert run_script("import one\n" + define + code, name="two.py") == "loaded\nloaded\n"
     assert run_script("from flowyml import Store\n" + failing, name="three.py") != "loaded\n"
+
+
+HOOKED = """
+import torch
+from torch import nn
+import os as _os, tempfile
+ran = []
+class Finalized(nn.Module):
+    def __del__(self): ran.append("__del__")
+class Hashed(nn.Module):
+    def __hash__(self): ran.append("__hash__"); return 1
+class Watched(nn.Module):
+    def __getattribute__(self, name): ran.append(name); return super().__getattribute__(name)
+"""
+
+
+@pytest.fixture
+def hooked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of the user's that is imported, with classes that run code of their own."""
+    (tmp_path / "hooked.py").write_text(HOOKED)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    yield importlib.import_module("hooked")
+    del sys.modules["hooked"]
+
+
+@pytest.mark.parametrize("name", ["Finalized", "Hashed", "Watched"])
+def test_a_class_that_python_calls_on_its_own_needs_trust(
+    tmp_path: Path, hooked: Any, name: str
+) -> None:
+    saved = crafted(tmp_path, structure({"$class": f"hooked:{name}", "state": {}}))
+    with pytest.raises(UntrustedDataError, match=f"hooked.{name}"):
+        modules.load(saved, LoadOptions())
+    assert hooked.ran == []
+    assert type(modules.load(saved, LoadOptions(Trust.of(f"hooked.{name}")))).__name__ == name
+
+
+@pytest.mark.parametrize("name", ["hooked:tempfile._TemporaryFileCloser", "hooked:_os.system"])
+def test_trust_in_a_module_is_no_trust_in_what_it_imports(
+    tmp_path: Path, hooked: Any, name: str
+) -> None:
+    saved = crafted(tmp_path, structure(module(x={"$name": name})))
+    with pytest.raises(MaterializationError, match="no longer exists"):
+        modules.load(saved, LoadOptions(Trust.of("hooked.*")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["torch.nn.attention.varlen:X", "torch.nn.parallel.distributed:DistributedDataParallel"],
+)
+def test_torch_itself_is_not_made_to_import_or_build_more(tmp_path: Path, name: str) -> None:
+    imported = set(sys.modules)
+    saved = crafted(tmp_path, structure({"$class": name, "state": {}}))
+    with pytest.raises((UntrustedDataError, MaterializationError)):
+        modules.load(saved, LoadOptions())
+    assert set(sys.modules) == imported
+
+
+def test_a_small_file_does_not_keep_the_loader_busy(tmp_path: Path) -> None:
+    state = {"_all_weights": [[5]], "num_layers": 10**9, "bidirectional": True, "proj_size": 0}
+    saved = crafted(tmp_path, structure({"$class": "torch.nn.modules.rnn:LSTM", "state": state}))
+    with pytest.raises(MaterializationError):
+        modules.load(saved, LoadOptions())
+
+
+class Foreign(nn.Module):
+    """A class that another script has under the same name."""
+
+
+def test_a_class_of_another_script_is_taken_by_name_with_a_warning_only(
+    run_script: Callable[..., str],
+) -> None:
+    define = "from torch import nn\nfrom flowyml import Store\nclass Net(nn.Linear): pass\n"
+    run_script(define + "Store.default().save(Net(1, 1), 'm')", name="one.py")
+    load = (
+        "import warnings\nwarnings.simplefilter('error')\n"
+        "try:\n    Store.default().load('m')\nexcept Warning as told:\n    print(told)\n"
+    )
+    assert "saved by the script 'one'" in run_script(define + load, name="two.py")
+
+
+def test_a_config_class_of_a_script_is_trusted_by_the_name_it_is_imported_under(
+    run_script: Callable[..., str],
+) -> None:
+    define = """
+from torch import nn
+from flowyml import Store
+class Config:
+    width = 3
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config = Config()
+if __name__ == "__main__":
+    Store.default().save(Net(), "m")
+"""
+    run_script(define, name="training.py")
+    code = """
+from flowyml import Store
+from flowyml.errors import UntrustedDataError
+try:
+    Store.default().load("m")
+except UntrustedDataError as error:
+    print(*error.required)
+print(type(Store.default().load("m", trust=["training.*"]).config).__name__)
+"""
+    assert run_script(code, name="serving.py") == "training.Net training.Config\nConfig\n"
+
+
+def test_files_that_are_missing_or_strange_are_one_kind_of_error(store: Store) -> None:
+    from flowyml import adapters
+
+    store.save(nn.Linear(1, 1), "m")
+    materializer = adapters.materializer("pytorch.module")
+    with pytest.raises(KeyError):
+        materializer.load(Saved("m@v1", "module", {}, SaveResult()), LoadOptions())
+    for strange in ({"$device": "foo"}, {"$float": 10**400}, {"$numpy": ["O", None, "00"]}):
+        path = store.path / "structure.json"
+        path.write_text(json.dumps(structure(module(x=strange))))
+        saved = Saved("m@v1", "module", {"structure.json": path}, SaveResult())
+        with pytest.raises(Exception, match=".") as caught:
+            materializer.load(saved, LoadOptions())
+        assert not isinstance(caught.value, (SystemExit, MemoryError))

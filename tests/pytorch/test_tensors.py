@@ -88,3 +88,19 @@ def test_a_device_can_be_chosen(store: Store) -> None:
     store.save(torch.ones(2), "t")
     assert store.load("t", device="meta").is_meta
     assert store.load("t", device=torch.device("cpu")).device.type == "cpu"
+
+
+def test_leaves_keep_that_they_need_a_gradient(store: Store) -> None:
+    store.save({"p": nn.Parameter(torch.ones(1)), "t": torch.ones(1, requires_grad=True)}, "d")
+    back = store.load("d")
+    assert isinstance(back["p"], nn.Parameter)
+    assert back["t"].requires_grad
+
+
+def test_subclasses_of_tensors_are_not_saved_as_what_they_are_not(store: Store) -> None:
+    class Mine(Tensor):
+        pass
+
+    for value in (torch.ones(1).as_subclass(Mine), {"a": torch.ones(1).as_subclass(Mine)}):
+        with pytest.raises(MaterializationError, match="No materializer handles"):
+            store.save(value, "t")

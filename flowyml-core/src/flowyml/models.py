@@ -289,6 +289,8 @@ def _extracted(extractor: Extractor, data: object, options: Mapping[str, Any]) -
     try:
         found = extractor.extract(data, options)
         return {key: properties.describe(value) for key, value in found.items()}
+    except Warning:  # an error where the user wants warnings to be
+        raise
     except Exception as error:
         warnings.warn(
             f"A {type_name(data)} is not described: the extractor of "

@@ -190,7 +190,7 @@ class Store:
         saved = Saved(str(manifest.asset.ref), stored.format, files, manifest.result)
         try:
             return materializer.load(saved, options)
-        except FlowymlError:
+        except (FlowymlError, Warning):
             raise
         except Exception as error:  # the files may come from a stranger
             raise MaterializationError(
@@ -434,7 +434,7 @@ def _written(
 ) -> SaveResult:
     try:
         result = materializer.save(data, folder, options)
-    except (FlowymlError, OSError):
+    except (FlowymlError, OSError, Warning):  # warnings are errors where the user wants them to be
         raise
     except Exception as error:
         raise MaterializationError(
