@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -45,7 +45,7 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def medians(rounds: int, operations: dict[str, Callable[[], object]], burst: int = 1) -> Times:
+def medians(rounds: int, operations: Mapping[str, Callable[[], object]], burst: int = 1) -> Times:
     """Time operations in a new order each round, after a round that isn't counted.
 
     Calls of less than a millisecond come in bursts: one call alone is as slow as the operation
@@ -95,99 +95,57 @@ def gpt2() -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with torch.device("meta"):
-        model = GPT2LMHeadModel(GPT2Config())
+        model: nn.Module = GPT2LMHeadModel(GPT2Config())
     weights: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                if id(parameter) not in weights:
-                    weights[id(parameter)] = nn.Parameter(
-                        nn.init.normal_(torch.empty(parameter.shape), std=0.02)
-                    )
-                module._parameters[name] = weights[id(parameter)]
-    return model.eval()
+                known = weights.get(id(parameter))
+                if known is None:
+                    values = nn.init.normal_(torch.empty(parameter.shape), std=0.02)
+                    known = weights[id(parameter)] = nn.Parameter(values)
+                module._parameters[name] = known
+    model.train(False)
+    return model
 
 
 def gpt2_inputs() -> dict[str, torch.Tensor]:
     return {"input_ids": torch.zeros(1, 128, dtype=torch.long)}
 
 
-def time_encoder(more: dict[str, Callable[[nn.Module], object]]) -> Times:
-    """Time a 12-layer encoder; the ``flowyml`` is the one of the Python that runs this."""
+def describe(library: str, model: nn.Module, inputs: Any = None) -> Any:
+    """Let a library describe a model; ``flowyml`` is the one of the Python that runs this."""
+    if library == "torchinfo":
+        from torchinfo import summary
+
+        return summary(model, input_data=inputs, verbose=0)
     from flowyml import Model
 
+    options = {} if inputs is None else {"example_inputs": inputs}
+    return Model.from_pytorch(model, name="model", **options)
+
+
+def time_encoder(libraries: Sequence[str]) -> Times:
+    """Time a 12-layer encoder."""
     model = encoder()
-    return medians(
-        ROUNDS["encoder"],
-        {
-            "floor": lambda: floor(model),
-            "flowyml": lambda: Model.from_pytorch(model, name="encoder"),
-            **{name: partial(operation, model) for name, operation in more.items()},
-        },
-        burst=5,
-    )
+    operations = {
+        "floor": partial(floor, model),
+        "state_dict": model.state_dict,
+        **{library: partial(describe, library, model) for library in libraries},
+    }
+    return medians(ROUNDS["encoder"], operations, burst=5)
 
 
 def time_stacks() -> Times:
     """Time many small layers."""
-    from flowyml import Model
-
     small, large = stack(SMALL), stack(LARGE)
-    return medians(
-        ROUNDS["stack"],
-        {
-            "small floor": lambda: floor(small),
-            "small": lambda: Model.from_pytorch(small, name="small"),
-            "large floor": lambda: floor(large),
-            "large": lambda: Model.from_pytorch(large, name="large"),
-        },
-    )
-
-
-def time_llama() -> tuple[Times, int | None]:
-    """Time a model of 70 billion parameters without values; also return how many were counted."""
-    from flowyml import Model
-
-    model = llama()
-    times = medians(
-        ROUNDS["llama"],
-        {
-            "floor": lambda: floor(model),
-            "flowyml": lambda: Model.from_pytorch(model, name="llama"),
-        },
-        burst=5,
-    )
-    return times, Model.from_pytorch(model, name="llama").parameters
-
-
-def time_gpt2() -> Times:
-    """Time a pass over shapes and one over real tensors."""
-    model = gpt2()
-    return medians(
-        ROUNDS["gpt2"],
-        {
-            "floor": lambda: floor(model),
-            "flowyml": lambda: observe("flowyml", model, gpt2_inputs()),
-            "torchinfo": lambda: observe("torchinfo", model, gpt2_inputs()),
-        },
-    )
-
-
-def observe(library: str, model: nn.Module, inputs: Any) -> object:
-    """Let a library describe a model with example inputs, importing it first if need be."""
-    if library == "flowyml":
-        from flowyml import Model
-
-        return Model.from_pytorch(model, name="model", example_inputs=inputs)
-    from torchinfo import summary
-
-    return summary(model, input_data=inputs, verbose=0)
-
-
-def summarize(model: nn.Module) -> object:
-    from torchinfo import summary
-
-    return summary(model, verbose=0)
+    operations = {
+        "small floor": partial(floor, small),
+        "small": partial(describe, "flowyml", small),
+        "large floor": partial(floor, large),
+        "large": partial(describe, "flowyml", large),
+    }
+    return medians(ROUNDS["stack"], operations)
 
 
 def peak() -> float:
@@ -206,22 +164,23 @@ def first_pass(library: str, warm: bool) -> dict[str, float]:
     empty = peak()
     model, inputs = gpt2(), gpt2_inputs()
     if warm:
-        observe(library, nn.Linear(8, 8), torch.zeros(1, 8))
+        describe(library, nn.Linear(8, 8), torch.zeros(1, 8))
     gc.collect()
     before = peak()
     if before - empty < 4e-6 * floor(model):
         raise RuntimeError("the process that started this one was larger: its peak is ours too")
-    elapsed = seconds(lambda: observe(library, model, inputs))
+    elapsed = seconds(partial(describe, library, model, inputs))
     return {"seconds": elapsed, "mb": peak() - before}
 
 
-def answer_of(python: str, *arguments: object) -> Any:
+def answer_of(python: str, *arguments: str) -> Any:
     """Run this file in a new process, and return what it found."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [python, __file__, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    own = python == sys.executable
+    options = [] if own else ["-E"]  # what PYTHONPATH leads to is ours
+    command = [python, *options, __file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -229,8 +188,8 @@ def answer(arguments: Sequence[str]) -> object:
     """Find out what the process that started this one wants to know."""
     match arguments:
         case ["peer"]:
-            version = metadata.version("flowyml")
-            return {"version": version, "encoder": time_encoder({}), "stacks": time_stacks()}
+            found = {"encoder": time_encoder(["flowyml"]), "stacks": time_stacks()}
+            return {**found, "version": metadata.version("flowyml")}
         case ["first-pass", library, temperature]:
             return first_pass(library, temperature == "warm")
     raise SystemExit(f"unknown arguments: {' '.join(arguments)}")
@@ -298,16 +257,27 @@ def report_stacks(times: Times, peer: dict[str, Any] | None) -> None:
         row(f"{name}: growth", "", f"{theirs['large'] / theirs['small']:.2f} ×")
 
 
-def report_llama(times: Times, counted: int | None) -> None:
+def report_llama() -> None:
     print(f"Llama-70B on the meta device, {ROUNDS['llama']} rounds")
+    model = llama()
+    operations = {"floor": partial(floor, model), "flowyml": partial(describe, "flowyml", model)}
+    times = medians(ROUNDS["llama"], operations, burst=5)
     least, ours = times["floor"], times["flowyml"]
+    counted = describe("flowyml", model).parameters
     timed("floor", least, least)
     timed("Model.from_pytorch", ours, least, "< 50 ms", ours < 0.050)
     row("parameters", f"{counted:,}", "", f"{LLAMA_70B:,}", counted == LLAMA_70B)
 
 
-def report_gpt2(times: Times, fresh: dict[tuple[str, str], dict[str, float]]) -> None:
+def report_gpt2(fresh: dict[tuple[str, str], dict[str, float]]) -> None:
     print(f"GPT-2 small with example inputs (1, 128), {ROUNDS['gpt2']} rounds")
+    model, inputs = gpt2(), gpt2_inputs()
+    operations = {
+        "floor": partial(floor, model),
+        "flowyml": partial(describe, "flowyml", model, inputs),
+        "torchinfo": partial(describe, "torchinfo", model, inputs),
+    }
+    times = medians(ROUNDS["gpt2"], operations)
     least, ours, theirs = times["floor"], times["flowyml"], times["torchinfo"]
     timed("floor", least, least)
     timed("Model.from_pytorch(..., example_inputs=)", ours, least, "< torchinfo", ours < theirs)
@@ -324,20 +294,29 @@ def report_gpt2(times: Times, fresh: dict[tuple[str, str], dict[str, float]]) ->
         row(f"{library}: the same with its import", f"{cold['mb']:.1f} MB")
 
 
+def measure_peer() -> tuple[dict[str, Any] | None, str]:
+    """Return what the peer's Python measured, or None and the reason."""
+    python = os.environ.get(PEER)
+    if not python:
+        return None, f"{PEER} names no Python that has it"
+    try:
+        return answer_of(python, "peer"), ""
+    except (OSError, RuntimeError) as error:
+        return None, str(error).splitlines()[-1]
+
+
 def main() -> None:
     """Measure, and print a table; no figure makes this fail."""
     # A process starts with the peak of the one that started it, so these come before all models.
     fresh = first_passes()
-    python = os.environ.get(PEER)
-    peer = answer_of(python, "peer") if python else None
+    peer, reason = measure_peer()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; median times")
-    more = {"state_dict": nn.Module.state_dict, "torchinfo": summarize}
-    report_encoder(time_encoder(more), peer)
-    report_stacks(time_stacks(), peer)
     if not peer:
-        print(f"Another flowyml wasn't measured: {PEER} names no Python that has it.")
-    report_llama(*time_llama())
-    report_gpt2(time_gpt2(), fresh)
+        print(f"Another flowyml wasn't measured: {reason}")
+    report_encoder(time_encoder(["flowyml", "torchinfo"]), peer)
+    report_stacks(time_stacks(), peer)
+    report_llama()
+    report_gpt2(fresh)
 
 
 if __name__ == "__main__":

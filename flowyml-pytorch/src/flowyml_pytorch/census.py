@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from flowyml_pytorch import functional
+from flowyml_pytorch import elsewhere, functional
 from flowyml_pytorch.classes import ClassFacts, facts_of
+from flowyml_pytorch.elsewhere import Originals
 
 SAMPLE = 10
 """How many tensors `Census.sample` holds."""
@@ -94,20 +95,20 @@ def take(model: nn.Module) -> Census:
     # that layer rather than a layer itself.
     nothing = LayerCount()
     waiting: list[tuple[str, nn.Module, LayerCount, bool]] = [("", model, nothing, False)]
-    originals: _Originals = {}
+    originals: Originals = {}
     while waiting:
         prefix, module, layer, inner = waiting.pop()
         cls = type(module)
         facts = known.get(cls) or known.setdefault(cls, facts_of(cls))
         if facts.inner is not None:
-            originals.update(_originals(module))
+            originals.update(elsewhere.originals(module))
             waiting.append((prefix, _inner(module, facts), layer, inner))
             continue
         if id(module) in visited:
             tensors += _count_again(prefix, module, tied, census)
             continue
         visited.add(id(module))
-        state = _scripted_parts(module) if facts.scripted else module.__dict__
+        state = elsewhere.scripted_parts(module) if facts.scripted else module.__dict__
         children = state.get("_modules")
         inner = inner or facts.packs
         if not inner:
@@ -164,46 +165,6 @@ def take(model: nn.Module) -> Census:
 
 
 _NONE: dict[str, Any] = {}
-_Originals = dict[int, list[tuple[str, torch.Size]]]
-
-
-def _originals(wrapper: Any) -> _Originals:
-    """Return what the sharded parameters of an FSDP 1 unit were: names and shapes, by identity.
-
-    A rank holds a slice of all the unit's parameters in one flat one, or views of that slice.
-    """
-    flat = getattr(getattr(wrapper, "_handle", None), "flat_param", None)
-    if flat is None:
-        return {}
-    named = [
-        (name, torch.Size(shape)) for name, shape in zip(flat._fqns, flat._shapes, strict=True)
-    ]
-    if flat._params is None:
-        return {id(flat): named}
-    return {id(view): [original] for view, original in zip(flat._params, named, strict=True)}
-
-
-def _count_sharded(
-    prefix: str, parameter: Tensor, parts: list[tuple[str, torch.Size]], census: Census
-) -> int:
-    """Count what a sharded parameter stands for, at its global size."""
-    elements = sum(shape.numel() for _, shape in parts)
-    kind = (parameter.dtype, parameter.device)
-    census.parameters[kind] = census.parameters.get(kind, 0) + elements
-    for name, shape in parts:
-        path = prefix + (name if len(parts) > 1 else name.rpartition(".")[2])
-        if len(census.sample) < SAMPLE:
-            census.sample[path] = list(shape)
-    return elements
-
-
-def _scripted_parts(module: Any) -> dict[str, Any]:
-    """Return the parts of a scripted module, which has them from its compiled form."""
-    return {
-        "_parameters": dict(module._parameters.items()),
-        "_buffers": dict(module._buffers.items()),
-        "_modules": dict(module._modules.items()),
-    }
 
 
 def count(tensor: Tensor, counts: Counts) -> int:
@@ -221,7 +182,9 @@ def _note_unusual(module: Any, facts: ClassFacts, layer: LayerCount, census: Cen
     elif facts.calls:
         census.operations.update(dict.fromkeys(functional.reached(facts.calls, module)))
     if facts.quantized or facts.packs:
-        layer.parameters += _count_packed(module, census)
+        packed = elsewhere.packed_weights(module, facts)
+        layer.parameters += sum(count(tensor, census.parameters) for tensor in packed)
+        census.quantized = census.quantized or bool(packed)
     if facts.scripted:
         census.alive.extend(module.parameters(recurse=False))
     if not facts.plain_state:
@@ -245,6 +208,20 @@ def _count_buffers(prefix: str, module: nn.Module, seen: set[int], census: Censu
             seen.add(id(buffer))
             count(buffer, census.buffers)
     return tensors
+
+
+def _count_sharded(
+    prefix: str, parameter: Tensor, parts: list[tuple[str, torch.Size]], census: Census
+) -> int:
+    """Count what a sharded parameter stands for, at its global size."""
+    elements = sum(shape.numel() for _, shape in parts)
+    kind = (parameter.dtype, parameter.device)
+    census.parameters[kind] = census.parameters.get(kind, 0) + elements
+    for name, shape in parts:
+        path = prefix + (name if len(parts) > 1 else name.rpartition(".")[2])
+        if len(census.sample) < SAMPLE:
+            census.sample[path] = list(shape)
+    return elements
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, str | None]:
@@ -325,19 +302,3 @@ def _tensors_below(
     for name, child in module._modules.items():
         if child is not None:
             yield from _tensors_below(f"{prefix}{name}.", child, (*above, id(module)))
-
-
-def _count_packed(module: Any, census: Census) -> int:
-    """Count the weights that a quantized module keeps packed; return how many there are."""
-    if not facts_of(type(module)).packs:
-        if isinstance(getattr(module, "_packed_params", None), nn.Module):
-            return 0  # that submodule packs the weights, and is met and counted itself
-        packed = (module.weight(), module.bias()) if callable(module.weight) else ()
-    else:
-        packed = module._weight_bias()
-    own = 0
-    for tensor in packed:
-        if isinstance(tensor, Tensor):
-            own += count(tensor, census.parameters)
-    census.quantized = census.quantized or own > 0
-    return own

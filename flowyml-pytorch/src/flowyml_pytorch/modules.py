@@ -20,6 +20,7 @@ from flowyml import encoding
 from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
 from flowyml_pytorch import structure, tensors
+from flowyml_pytorch.census import unwrap
 from flowyml_pytorch.policy import main_module_name
 from flowyml_pytorch.rebuild import rebuild
 
@@ -27,7 +28,11 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def save(module: nn.Module, folder: Path, *, with_structure: bool) -> SaveResult:
-    """Write ``weights.pt`` and, when wanted, ``structure.json`` and ``extra.pt``."""
+    """Write ``weights.pt`` and, when wanted, ``structure.json`` and ``extra.pt``.
+
+    A wrapper, such as what ``torch.compile`` returns, is saved as the model inside.
+    """
+    module, _ = unwrap(module)
     live = _state_of(module)
     kept = {key: item for key, item in live.items() if _is_plain(item)}
     left_out = [key for key in live if key not in kept]

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop
+
+from flowyml_pytorch.flops import FORMULAS
 
 aten = torch.ops.aten
 
@@ -28,27 +29,6 @@ _KNOWN_LIMIT = 1 << 14
 
 _META = torch.device("meta")
 _DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-
-
-def _grouped_mm_flops(a: Tensor, b: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
-    """Count a matrix product per group; rows are shared out, so each is multiplied once."""
-    if a.dim() == 3 or b.dim() == 3:
-        return 2 * prod(out_val.shape) * a.shape[-1]
-    return 2 * prod(a.shape) * b.shape[-1]
-
-
-def _rnn_layer_flops(x: Tensor, w0: Tensor, w1: Tensor, *_: Any, **__: Any) -> int:
-    """Count the two matrix products of every time step; x has the shape (time, batch, width)."""
-    return 2 * x.shape[0] * x.shape[1] * (w0.numel() + w1.numel())
-
-
-_FLOPS: dict[Any, Callable[..., int]] = {
-    **flop_registry,
-    # torch's registry counts what GPUs run; these are what the CPU runs in their place.
-    aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    aten._grouped_mm: _grouped_mm_flops,
-    aten.mkldnn_rnn_layer: _rnn_layer_flops,
-}
 
 
 @attrs.frozen
@@ -75,7 +55,7 @@ def _traits_of(operator: OpOverload) -> _Traits:
             data_dependent=bool(_DATA_DEPENDENT & {*operator.tags})
             and operator is not aten.index.Tensor,
             makes=all(result.alias_info is None for result in schema.returns),
-            flops=_FLOPS.get(operator._overloadpacket),
+            flops=FORMULAS.get(operator._overloadpacket),
             written=tuple(index for index, writes in enumerate(written) if writes),
         )
     return traits

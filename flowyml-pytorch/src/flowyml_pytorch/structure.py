@@ -35,6 +35,9 @@ DEFAULTS: Mapping[str, Any] = types.MappingProxyType(vars(nn.Module()))
 class NotRestorableError(Exception):
     """An attribute has no form here; the text says where it is and why."""
 
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path or 'the module itself'}: {reason}")
+
 
 @attrs.define
 class Structure:
@@ -191,9 +194,7 @@ class _Encoder:
         name = importable_name(item)
         if name is None:
             what = f"class {item.__qualname__}" if isinstance(item, type) else repr(item)
-            raise NotRestorableError(
-                f"{path or 'the module itself'}: {what} can't be found again by its name"
-            )
+            raise NotRestorableError(path, f"{what} can't be found again by its name")
         if not is_safe(item) and not (isinstance(item, type) and issubclass(item, nn.Module)):
             self.required_trust.add(name.dotted)
         return str(name)
@@ -206,16 +207,16 @@ def _state(value: Any, path: str) -> dict[str, Any]:
     if any(
         getattr(cls, how) is not getattr(object, how) for how in ("__reduce__", "__reduce_ex__")
     ):
-        raise NotRestorableError(f"{path}: {cls.__qualname__} is restored by code of its own")
+        raise NotRestorableError(path, f"{cls.__qualname__} is restored by code of its own")
     if slots or not hasattr(value, "__dict__") or not _is_plain_object(cls):
-        raise NotRestorableError(f"{path}: {cls.__qualname__} keeps its state outside __dict__")
+        raise NotRestorableError(path, f"{cls.__qualname__} keeps its state outside __dict__")
     try:
         state = value.__getstate__()
     except Exception as error:
-        raise NotRestorableError(f"{path}: {cls.__qualname__} gives no state: {error}") from error
+        raise NotRestorableError(path, f"{cls.__qualname__} gives no state: {error}") from error
     state = {} if state is None else state
     if not isinstance(state, dict) or not all(_is_attribute(key) for key in state):
-        raise NotRestorableError(f"{path}: the state of {cls.__qualname__} is no dict of names")
+        raise NotRestorableError(path, f"the state of {cls.__qualname__} is no dict of names")
     return state
 
 
@@ -260,7 +261,7 @@ def _is_default(key: str, item: Any) -> bool:
 
 def _check_tensor(tensor: Tensor, path: str) -> None:
     if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
-        raise NotRestorableError(f"{path}: a tensor of type {type(tensor).__qualname__}")
+        raise NotRestorableError(path, f"a tensor of type {type(tensor).__qualname__}")
 
 
 def _plain(form: Any) -> Any:

@@ -8,8 +8,6 @@ were. Loading verifies every byte before it is handed out.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,11 +24,13 @@ from flowyml.errors import (
     MaterializationError,
     StoreError,
 )
-from flowyml.interfaces import LoadOptions, Materializer, Saved, SaveOptions, SaveResult
+from flowyml.interfaces import LoadOptions, Saved, SaveOptions
 from flowyml.properties import type_name
 from flowyml.store import manifest as manifests
+from flowyml.store import saving
 from flowyml.store.backend import LocalDirectory, make_folder
 from flowyml.store.blobs import Blobs
+from flowyml.store.export import export
 from flowyml.store.manifest import Manifest
 from flowyml.trust import Trust
 
@@ -103,18 +103,18 @@ class Store:
                 f"Model.load or Store.load first."
             )
         name = names.check_name(name if name is not None else asset.name)
-        materializer = _materializer_of(asset.data)
-        options = SaveOptions(_checked_format(materializer, format, asset.data))
+        materializer = saving.materializer_of(asset.data)
+        options = SaveOptions(saving.checked_format(materializer, format, asset.data))
         self._prepare()
         try:
             with self._backend.staging() as folder:
-                result = _written(materializer, asset.data, folder, options)
+                result = saving.written(materializer, asset.data, folder, options)
                 files = tuple(self._added(folder))
                 stored = Stored(
                     digest=manifests.content_digest(materializer.key, options.format, files),
                     created_at=datetime.now(UTC),
                     type=type_name(asset.data),
-                    adapter=_origin(materializer),
+                    adapter=saving.origin(materializer),
                     materializer=materializer.key,
                     format=options.format,
                     files=files,
@@ -145,7 +145,7 @@ class Store:
             version = wanted or names.next_version(self.versions(name))
             to_write = attrs.evolve(asset, name=name, version=version, stored=stored)
             staged = folder / "manifest.json"
-            staged.write_bytes(_checked_text(Manifest(to_write, details)))
+            staged.write_bytes(saving.checked_text(Manifest(to_write, details)))
             staged.chmod(0o444)
             if self._backend.publish(staged, _key(name, version)):
                 return version
@@ -260,28 +260,8 @@ class Store:
             IntegrityError: when what is on disk isn't what was saved; no folder is left.
         """
         manifest = self._manifest(ref)
-        target = Path(directory).absolute()
         files = {file.path: self._file(manifest, file) for file in manifest.stored.files}
-        if "manifest.json" in files:
-            raise StoreError(f"{manifest.asset.ref} has a file manifest.json of its own.")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-            try:
-                for name, path in files.items():
-                    (staged / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, staged / name)
-                (staged / "manifest.json").write_bytes(manifests.write(manifest))
-                staged.chmod(0o755)
-                target.mkdir()  # fails where something is; the rename replaces this empty folder
-                staged.rename(target)
-            finally:
-                shutil.rmtree(staged, ignore_errors=True)
-        except FileExistsError as error:
-            raise StoreError(f"{target} exists already; choose a new folder.") from error
-        except OSError as error:
-            raise StoreError(f"{manifest.asset.ref} can't be exported: {error}.") from error
-        return target
+        return export(manifest, files, Path(directory).absolute())
 
     def write_record(self, key: str, data: Any) -> None:
         """Write a small JSON file that may change, such as a run's record, in one atomic step.
@@ -387,63 +367,3 @@ class Store:
 
 def _key(name: str, version: str) -> str:
     return f"assets/{name}/{version}.json"
-
-
-def _materializer_of(data: object) -> Materializer:
-    found = adapters.materializer_of(data)
-    if found is None:
-        raise MaterializationError(
-            f"No materializer handles a {type_name(data)}, so it can't be saved. Handled are: "
-            f"{', '.join(adapters.materialized_types())}."
-        )
-    return found
-
-
-def _checked_format(materializer: Materializer, format: str | None, data: object) -> str:
-    if format is None:
-        return materializer.formats[0]
-    if format not in materializer.formats:
-        known = ", ".join(map(repr, materializer.formats))
-        raise MaterializationError(
-            f"A {type_name(data)} can't be saved in the format {format!r}; it can in {known}."
-        )
-    return format
-
-
-def _checked_text(manifest: Manifest) -> bytes:
-    """Write a manifest, making sure that it can be read: adapters fill in some of it."""
-    try:
-        text = manifests.write(manifest)
-        manifests.read(text, str(manifest.asset.ref))
-    except (IntegrityError, encoding.EncodingError) as error:
-        raise MaterializationError(
-            f"{manifest.asset.ref} can't be saved: what the materializer "
-            f"{manifest.stored.materializer!r} wrote or returned is unfit: "
-            f"{error.__cause__ or error}"
-        ) from error
-    return text
-
-
-def _origin(materializer: Materializer) -> str:
-    info = adapters.provider(materializer)
-    return f"{info.distribution or info.plugin} {info.version or ''}".rstrip()
-
-
-def _written(
-    materializer: Materializer, data: Any, folder: Path, options: SaveOptions
-) -> SaveResult:
-    try:
-        result = materializer.save(data, folder, options)
-    except (FlowymlError, OSError, Warning):  # warnings are errors where the user wants them to be
-        raise
-    except Exception as error:
-        raise MaterializationError(
-            f"A {type_name(data)} can't be saved: the materializer {materializer.key!r} failed "
-            f"with {type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(result, SaveResult):
-        raise MaterializationError(
-            f"The materializer {materializer.key!r} returned a {type_name(result)} where a "
-            f"SaveResult is needed."
-        )
-    return result

@@ -1,0 +1,39 @@
+"""Laying a version out as a plain folder, for tools that know nothing of a store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from flowyml.errors import StoreError
+from flowyml.store import manifest as manifests
+from flowyml.store.manifest import Manifest
+
+
+def export(manifest: Manifest, files: Mapping[str, Path], target: Path) -> Path:
+    """Copy a version's files, and its manifest, into a folder that doesn't exist yet.
+
+    The folder appears whole: it is filled under another name first.
+    """
+    if "manifest.json" in files:
+        raise StoreError(f"{manifest.asset.ref} has a file manifest.json of its own.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            for name, path in files.items():
+                (staged / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, staged / name)
+            (staged / "manifest.json").write_bytes(manifests.write(manifest))
+            staged.chmod(0o755)
+            target.mkdir()  # fails where something is; the rename replaces this empty folder
+            staged.rename(target)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+    except FileExistsError as error:
+        raise StoreError(f"{target} exists already; choose a new folder.") from error
+    except OSError as error:
+        raise StoreError(f"{manifest.asset.ref} can't be exported: {error}.") from error
+    return target
