@@ -122,13 +122,16 @@ def describe(library: str, model: nn.Module, inputs: Any = None) -> Any:
     from flowyml import Model
 
     options = {} if inputs is None else {"example_inputs": inputs}
-    return Model.from_pytorch(model, name="model", **options)
+    found = Model.from_pytorch(model, name="model", **options)
+    if found.parameters is None or found.metadata.properties.get("observation_error"):
+        raise RuntimeError(f"flowyml describes no {type(model).__name__} here; no time to measure")
+    return found
 
 
 def time_encoder(libraries: Sequence[str]) -> Times:
     """Time a 12-layer encoder."""
     model = encoder()
-    operations = {
+    operations: dict[str, Callable[[], object]] = {
         "floor": partial(floor, model),
         "state_dict": model.state_dict,
         **{library: partial(describe, library, model) for library in libraries},

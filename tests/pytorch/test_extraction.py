@@ -338,3 +338,12 @@ def test_a_description_is_deterministic_and_survives_the_store(store: Store) -> 
     assert descriptions[0] == descriptions[1]
     store.save(Model.from_pytorch(MyNet(), "m", example_inputs=torch.ones(2, 10)))
     assert store.get("m").metadata.properties == descriptions[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_quantized_recurrent_layers_are_counted() -> None:
+    net = nn.Sequential(nn.LSTM(3, 4), nn.Linear(4, 2))
+    quantized = torch.ao.quantization.quantize_dynamic(net, {nn.LSTM}, dtype=torch.qint8)
+    found = properties(quantized)
+    assert found["parameters"] == sum(p.numel() for p in net.parameters())
+    assert found["quantized"] is True

@@ -447,3 +447,28 @@ def test_an_asset_that_was_read_without_its_data_is_not_saved_as_nothing(store: 
     with pytest.raises(StoreError, match="read without its data"):
         read.save(store)
     assert store.versions("m") == ["v1"]
+
+
+class Wider(nn.Conv2d):
+    """A subclass that adds nothing of what Python calls on its own."""
+
+
+class Remembering(nn.LSTM):
+    pass
+
+
+@pytest.mark.parametrize("module", [Wider(1, 1, 1), Remembering(2, 3)])
+def test_a_plain_subclass_of_torchs_layers_needs_no_trust(store: Store, module: Any) -> None:
+    loaded = reload(module, store)
+    assert_same(module, loaded)
+    assert store.get("m").stored.required_trust == ()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_a_wrapped_model_is_saved_as_the_model_inside(store: Store) -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    for wrapped in (torch.compile(net), nn.DataParallel(net)):
+        loaded = reload(wrapped, store)
+        assert type(loaded) is nn.Sequential
+        assert list(loaded.state_dict()) == list(net.state_dict())
+        assert Model.from_pytorch(wrapped).name == "Sequential"

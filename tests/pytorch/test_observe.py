@@ -193,3 +193,21 @@ def test_no_memory_is_needed_for_values() -> None:
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert found["activation_bytes"] == 4 * 4 * 1000 * 20_000
     assert grown * 1024 < 50e6
+
+
+def test_products_in_place_and_into_a_given_tensor_are_counted() -> None:
+    class InPlace(nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            y = torch.zeros(2, 4).addmm_(a, b)
+            return torch.mm(a, b, out=y)
+
+    found = observed(InPlace(), (torch.zeros(2, 3), torch.zeros(3, 4)))
+    assert found["flops"] == 2 * (2 * 2 * 3 * 4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_layers_go_by_their_own_names_whatever_wraps_them() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    net[0] = nn.DataParallel(net[0])
+    found = observed(net, torch.zeros(1, 2))
+    assert list(found["observed_layers"]) == ["", "0", "1"]

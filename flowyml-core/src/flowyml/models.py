@@ -310,5 +310,5 @@ def _joined(
             f"{', '.join(map(repr, doubled))} can't be set as a property: the value is extracted "
             f"from the model. Choose another name, or pass auto_extract=False."
         )
-    described = {key: properties.describe(value) for key, value in added.items()}
+    described = {key: properties.describe_briefly(value) for key, value in added.items()}
     return {"framework": framework, **extracted, **described}

@@ -18,7 +18,7 @@ import attrs
 
 _MAX_DEPTH = 32
 _MAX_ITEMS = 10_000
-"""What is longer is data, and a description isn't the place for data."""
+"""What is longer is data."""
 
 
 @attrs.define
@@ -48,6 +48,13 @@ def describe(value: object) -> Any:
     return _jsonable(value, lambda unknown: f"<{type_name(unknown)}>")
 
 
+def describe_briefly(value: object) -> Any:
+    """Describe, naming long sequences by their type: a description isn't the place for data."""
+    if isinstance(value, (Sequence, Set)) and len(value) > _MAX_ITEMS:
+        return f"<{type_name(value)} of {len(value)}>"
+    return describe(value)
+
+
 def to_jsonable(value: object) -> Any:
     """Return the JSON-able form of a value.
 
@@ -55,8 +62,11 @@ def to_jsonable(value: object) -> Any:
     attrs and dataclass instances dictionaries, other sequences and sets lists.
 
     Raises:
-        NotJsonableError: when the value, or something in it, has no such form.
+        NotJsonableError: when the value, or something in it, has no such form, or is so long that
+            it is data rather than a setting.
     """
+    if isinstance(value, (Sequence, Set, Mapping)) and len(value) > _MAX_ITEMS:
+        raise NotJsonableError(f"a {type_name(value)} of {len(value)} items is data")
     return _jsonable(value, _refuse)
 
 
@@ -97,8 +107,6 @@ def _convert(value: object, convert: Callable[[object], Any]) -> Any:
     if isinstance(value, Mapping):
         return {str(convert(key)): convert(item) for key, item in value.items()}
     if isinstance(value, (Sequence, Set)) and not isinstance(value, (bytes, bytearray, memoryview)):
-        if len(value) > _MAX_ITEMS:
-            return NotImplemented
         return [convert(item) for item in value]
     if attrs.has(type(value)) or dataclasses.is_dataclass(value):
         names = [field.name for field in _fields(value)]

@@ -15,6 +15,10 @@ import attrs
 from flowyml.interfaces import Layer
 
 _FACTS = ("framework", "architecture", "wrapper", "device", "dtype", "training_mode")
+_TOTALED = (
+    "parameters", "trainable_parameters", "frozen_parameters", "buffers", "size_bytes", "flops",
+    "activation_bytes", "tied_parameters", "uninitialized_parameters", "observation_error",
+)  # fmt: skip
 _TITLES = ("Layer", "Output", "FLOPs", "Parameters", "Trainable", "Share")
 _RIGHT = ("FLOPs", "Parameters", "Trainable", "Share")
 
@@ -64,7 +68,7 @@ def summarize(
         rows = tuple(_Tree(observed, outline.parameters, depth).rows(outline, ""))
         shown = [key for key in _FACTS if key in known]
     else:
-        shown = [key for key in known if not isinstance(known[key], dict)]
+        shown = [key for key in known if key not in _TOTALED and not isinstance(known[key], dict)]
     last = {f"final {key}": series[-1] for key, series in (history or {}).items() if series}
     return Summary(
         title=title,

@@ -83,7 +83,7 @@ def take(model: nn.Module) -> Census:
     training = bool(
         getattr(root, "training", False)
     )  # absent where a class skips our parent's init
-    census = Census(type_name(root, facts_of(type(root))), training, wrapper)
+    census = Census(class_name(root), training, wrapper)
     parameters, sample, layers = census.parameters, census.sample, census.layers
     known: dict[type, ClassFacts] = {}
     visited: set[int] = set()
@@ -240,6 +240,12 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, str | None]:
 def type_name(module: nn.Module, facts: ClassFacts) -> str:
     """Return the name of a module's class, as its author wrote it."""
     return str(module.original_name) if facts.scripted else facts.name
+
+
+def class_name(model: nn.Module) -> str:
+    """Return the name of a model's class, whatever wraps it."""
+    root, _ = unwrap(model)
+    return type_name(root, facts_of(type(root)))
 
 
 def _inner(module: nn.Module, facts: ClassFacts) -> nn.Module:

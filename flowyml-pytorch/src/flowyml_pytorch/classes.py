@@ -93,7 +93,7 @@ def _facts(cls: type[nn.Module]) -> ClassFacts:
             getattr(cls, name, None) is getattr(nn.Module, name) for name in _STATE_METHODS
         ),
         quantized=author.__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")),
-        packs=author.__name__.endswith("PackedParams"),
+        packs=author.__name__.endswith(("PackedParams", "PackedParameter")),
         scripted="torch.jit._script.ScriptModule" in lines,
         traced="torch.fx.graph_module.GraphModule" in lines,
         calls=functional.calls_of(author),

@@ -5,6 +5,7 @@ Sharding flattens them, quantization packs them, and scripting moves them into c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -43,10 +44,19 @@ def scripted_parts(module: Any) -> dict[str, Any]:
 
 def packed_weights(module: Any, facts: ClassFacts) -> list[Tensor]:
     """Return the weights that a quantized module keeps packed, without those of its parts."""
+    try:
+        return [tensor for tensor in _packed(module, facts) if isinstance(tensor, Tensor)]
+    except Exception:  # each kind packs in its own way, and some can't be unpacked
+        return []
+
+
+def _packed(module: Any, facts: ClassFacts) -> Iterable[Any]:
     if facts.packs:
-        packed = module._weight_bias()
-    elif isinstance(getattr(module, "_packed_params", None), nn.Module):
-        return []  # that submodule packs them, and is met itself
-    else:
-        packed = (module.weight(), module.bias()) if callable(module.weight) else ()
-    return [tensor for tensor in packed if isinstance(tensor, Tensor)]
+        return tuple(module._weight_bias()) if hasattr(module, "_weight_bias") else ()
+    if hasattr(module, "get_weight"):  # recurrent layers, by name
+        return (*module.get_weight().values(), *module.get_bias().values())
+    if isinstance(getattr(module, "_packed_params", None), nn.Module):
+        return ()  # that submodule packs them, and is met itself
+    if callable(getattr(module, "weight", None)):
+        return (module.weight(), module.bias() if hasattr(module, "bias") else None)
+    return ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from flowyml_pytorch.census import SAMPLE, Census, LayerCount, count
+from flowyml_pytorch.functional import is_operation
 
 
 def take(program: Any) -> Census:
@@ -34,9 +35,12 @@ def take(program: Any) -> Census:
             census.layers[layer.rpartition(".")[2]].parameters += elements
     census.ties = [group for group in names.values() if len(group) > 1]
     census.non_persistent = list(signature.non_persistent_buffers)
-    for name in signature.buffers:
-        kept = program.state_dict if name in program.state_dict else program.constants
-        count(kept[name], census.buffers)
+    buffers = (
+        (program.state_dict if name in program.state_dict else program.constants)[name]
+        for name in signature.buffers
+    )
+    for buffer in {id(buffer): buffer for buffer in buffers}.values():
+        count(buffer, census.buffers)
     census.tensors = len(program.state_dict)
     for name, tensor in list(program.state_dict.items())[:SAMPLE]:
         census.sample[name] = list(tensor.shape)
@@ -65,6 +69,7 @@ def _functional(program: Any) -> list[str]:
         inner = stack[-1][1] if stack else ""
         if node.op == "call_function" and not inner.startswith("torch.nn."):
             packet = getattr(node.target, "_overloadpacket", None)
-            if packet is not None:
-                found.append(str(packet.__name__).rstrip("_"))
+            name = str(getattr(packet, "__name__", "")).rstrip("_")
+            if is_operation(name):
+                found.append(name)
     return found

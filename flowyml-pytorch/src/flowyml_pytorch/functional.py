@@ -207,6 +207,16 @@ def name_of(item: Any) -> str | None:
     return None if path is None else path.rpartition(":")[2].rstrip("_")
 
 
+def is_operation(name: str) -> bool:
+    """Tell whether a name is that of one of torch's functions on tensors."""
+    return name in _operation_names()
+
+
+@functools.cache
+def _operation_names() -> frozenset[str]:
+    return frozenset(path.rpartition(":")[2].rstrip("_") for path in _paths().values())
+
+
 def path_of(item: Any) -> str | None:
     """Return where one of torch's functions on tensors is found, ``torch:relu``, or None."""
     return _paths().get(id(item)) if callable(item) else None

@@ -42,27 +42,38 @@ def save(module: nn.Module, folder: Path, *, with_structure: bool) -> SaveResult
     metadata = getattr(live, "_metadata", None)
     if metadata is not None and _is_plain(metadata):
         vars(state)["_metadata"] = metadata  # the modules' own versions of their states
-    tensors.write(state, folder / "weights.pt")
     details: dict[str, Any] = {"torch": str(torch.__version__), "main": main_module_name()}
     if left_out:
         details["left_out"] = left_out
+    tensors.write(state, folder / "weights.pt")
     if not with_structure:
+        if left_out:
+            _warn(module, "as a state dict", left_out)
         return SaveResult("weights", "it was saved as a state dict", details=details)
     keys = {id(item): key for key, item in reversed(kept.items()) if isinstance(item, Tensor)}
     try:
         found = structure.encode(module, keys)
     except (structure.NotRestorableError, RecursionError) as error:
-        warnings.warn(
-            f"{type(module).__name__} is saved with its weights only, because of {error}. Loading "
-            f"it will need into= a module that you build.",
-            MaterializationWarning,
-            stacklevel=2,
-        )
+        _warn(module, f"with its weights only, because of {error}", left_out)
         return SaveResult("weights", str(error), details=details)
     (folder / "structure.json").write_bytes(encoding.render(found.data))
     if found.extra:
         tensors.write(found.extra, folder / "extra.pt")
     return SaveResult(required_trust=found.required_trust, details=details)
+
+
+def _warn(module: nn.Module, how: str, left_out: list[str]) -> None:
+    """Tell, once, how a module was saved that won't come back by itself."""
+    lacking = ""
+    if left_out:
+        named = ", ".join(left_out[:5]) + (" and more" if len(left_out) > 5 else "")
+        lacking = f" Left out are {named}: a state dict keeps plain tensors and containers only."
+    warnings.warn(
+        f"{type(module).__name__} is saved {how}.{lacking} Loading it will need into= a module "
+        f"that you build.",
+        MaterializationWarning,
+        stacklevel=3,
+    )
 
 
 def _state_of(module: nn.Module) -> Any:

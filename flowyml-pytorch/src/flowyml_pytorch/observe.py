@@ -101,7 +101,7 @@ class _Layer:
 
 
 def _observe(root: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
-    modules = {id(module): (name, module) for name, module in root.named_modules()}
+    modules = dict(_layers("", root))
     owned = [*_tensors_of(root), *_tensors_in((args, kwargs))]
     if any(is_lazy(tensor) for tensor in owned):
         raise ValueError("the module has parameters without a shape; run it once for real first")
@@ -158,6 +158,15 @@ def _observe(root: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
         "observed_operations": dict(mode.operations),
         "operations_without_flops": list(mode.without_flops),
     }
+
+
+def _layers(path: str, module: nn.Module) -> Iterator[tuple[int, tuple[str, nn.Module]]]:
+    """Yield every layer under its own name, by identity; wrappers and inner parts are none."""
+    module, _ = unwrap(module)
+    yield id(module), (path, module)
+    for name, child in module.named_children():
+        if name != "parametrizations" and not facts_of(type(child)).packs:
+            yield from _layers(f"{path}.{name}" if path else name, child)
 
 
 def _own_parameters(module: nn.Module) -> int:

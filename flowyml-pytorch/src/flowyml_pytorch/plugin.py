@@ -65,6 +65,14 @@ class ModuleExtractor(Extractor):
 
         return describe(obj, options.get("example_inputs"))
 
+    def default_name(self, obj: Any) -> str:
+        """Return the name of the model's class, whatever wraps it."""
+        if not _is_module(obj):
+            return type(obj).__name__
+        from flowyml_pytorch.census import class_name
+
+        return class_name(obj)
+
     def outline(self, obj: Any) -> Layer | None:
         """Return the tree of layers."""
         from flowyml_pytorch.outline import outline

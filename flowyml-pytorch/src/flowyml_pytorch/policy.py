@@ -92,9 +92,11 @@ def is_safe(item: Any) -> bool:
 
 def runs_code_on_load(cls: type) -> bool:
     """Tell whether code of a class may run while an object of it is restored or given up."""
-    if is_safe(cls):
-        return False
-    return any(getattr(cls, hook, None) is not getattr(nn.Module, hook, None) for hook in _HOOKS)
+    return any(
+        base not in (object, nn.Module) and not is_safe(base)
+        for hook in _HOOKS
+        for base in [next((base for base in cls.__mro__ if hook in vars(base)), object)]
+    )
 
 
 @attrs.define

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flowyml.errors import MaterializationError
 from flowyml.trust import Trust
-from flowyml_pytorch.policy import Name, Resolver, is_safe
+from flowyml_pytorch.policy import Name, Resolver
 from flowyml_pytorch.structure import SCHEMA
 
 
@@ -177,7 +177,7 @@ class _Decoder:
         if issubclass(cls, nn.Module):
             attributes.update(vars(nn.Module()))
         state = {key: self.value(item) for key, item in record["state"].items()}
-        if issubclass(cls, nn.RNNBase) and is_safe(cls):
+        if getattr(cls, "__setstate__", None) is nn.RNNBase.__setstate__:
             attributes.update(state)  # its own way loops as often as a number in the state says
             built._init_flat_weights()
         elif hasattr(cls, "__setstate__"):

@@ -55,10 +55,16 @@ def _traits_of(operator: OpOverload) -> _Traits:
             data_dependent=bool(_DATA_DEPENDENT & {*operator.tags})
             and operator is not aten.index.Tensor,
             makes=all(result.alias_info is None for result in schema.returns),
-            flops=FORMULAS.get(operator._overloadpacket),
+            flops=FORMULAS.get(operator._overloadpacket) or FORMULAS.get(_not_in_place(operator)),
             written=tuple(index for index, writes in enumerate(written) if writes),
         )
     return traits
+
+
+def _not_in_place(operator: OpOverload) -> Any:
+    """Return the operator that ``name_`` is the in-place variant of, or None."""
+    name = operator._overloadpacket.__name__
+    return getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
 
 
 @attrs.define
@@ -142,7 +148,9 @@ class ShapeMode(FakeTensorMode):
         taken = [call.take(item) for item in args]
         named = {key: call.take_named(key, item) for key, item in kwargs.items()}
         if traits.mutable:
-            return self._mutate(call, taken, named, traits)
+            result = self._mutate(call, taken, named, traits)
+            self._count(name, traits, taken, named, result)
+            return result
         if traits.data_dependent or call.is_masked_index(taken):
             return func(*taken, **named) if call.all_known else self._plain(func, taken, named)
         result = self._result(call, taken, named)
@@ -175,13 +183,16 @@ class ShapeMode(FakeTensorMode):
     def _count(
         self, name: str, traits: _Traits, taken: list[Any], named: dict[str, Any], result: Any
     ) -> None:
-        if not traits.makes:
+        if not (traits.makes or traits.mutable):
             return  # a view computes nothing
         frame = self.frames[-1]
         if traits.flops is not None:
-            frame.flops += traits.flops(*taken, **named, out_val=result)
+            values = {key: item for key, item in named.items() if key != "out"}
+            frame.flops += traits.flops(*taken, **values, out_val=result)
         else:
             self.without_flops[name] = None
+        if traits.mutable:
+            return  # what is written to was made before
         for tensor in result if isinstance(result, (list, tuple)) else (result,):
             if isinstance(tensor, Tensor):
                 frame.made_bytes += tensor.numel() * tensor.dtype.itemsize

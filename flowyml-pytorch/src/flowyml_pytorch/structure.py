@@ -182,6 +182,8 @@ class _Encoder:
         number = self._object_numbers[id(value)] = len(self.objects)
         self._alive.append(value)
         self.objects.append(None)
+        if isinstance(value, torch.jit.ScriptModule):
+            raise NotRestorableError(path, "a scripted module, whose code isn't Python's")
         state = _state(value, path)
         if is_module:
             state = {key: item for key, item in state.items() if not _is_default(key, item)}

@@ -26,9 +26,10 @@ def write(value: Any, path: Path) -> None:
     """
     torch.save(_owned(value), path)
     try:
-        torch.load(path, weights_only=True, mmap=True, map_location="meta")
+        torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except Exception as error:  # better now than when it is needed
-        raise MaterializationError(f"{path.name} could not be read back: {error}") from error
+        reason = (str(error).splitlines() or [""])[0]
+        raise MaterializationError(f"{path.name} could not be read back: {reason}") from error
 
 
 def _owned(value: Any) -> Any:
