@@ -66,7 +66,7 @@ class Constructed(nn.Linear):
 def test_an_object_of_another_class_needs_trust_and_is_listed(store: Store) -> None:
     store.save(Configured(), "m")
     name = f"{__name__}.Plain"
-    assert store.get("m").stored.required_trust == (name,)
+    assert store.get("m").required_trust == (name,)
     with pytest.raises(UntrustedDataError, match=r"trust=\['.*Plain'\]") as caught:
         store.load("m")
     assert caught.value.required == (name,)

@@ -1,7 +1,7 @@
 """flowyml turns a trained model of any framework into a Model asset.
 
 Described exactly, saved verifiably, loaded back as the live object without running code from the
-file, and traceable to the run that made it. See https://... in the README for a first example.
+file, and traceable to the run that made it. `Model` and `step` are where to begin.
 """
 
 from __future__ import annotations

@@ -156,10 +156,11 @@ def provider(item: Extractor | Materializer) -> AdapterInfo:
 
 
 def _detecting(items: Iterable[_Detecting], obj: object) -> builtins.list[_Detecting]:
-    return [item for item in items if _detects(item, obj)]
+    return [item for item in items if detects(item, obj)]
 
 
-def _detects(item: Extractor | Materializer, obj: object) -> bool:
+def detects(item: Extractor | Materializer, obj: object) -> bool:
+    """Ask whether an extractor or materializer handles an object; one that fails says no."""
     try:
         return bool(item.detect(obj))
     except (Exception, SystemExit) as error:

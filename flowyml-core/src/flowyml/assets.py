@@ -102,6 +102,11 @@ class Asset:
         return None if self.stored is None else self.stored.digest
 
     @property
+    def required_trust(self) -> tuple[str, ...]:
+        """Dotted names that loading needs in ``trust=``, besides imported module classes."""
+        return () if self.stored is None else self.stored.required_trust
+
+    @property
     def parents(self) -> tuple[Parent, ...]:
         """What it was made from."""
         return tuple(_parent(source, relation) for source, relation in self._made_from)

@@ -273,7 +273,7 @@ def _constructor(cls: type[Model], extractor: Extractor) -> Callable[..., Model]
 
 
 def _check_is_model(extractor: Extractor, data: object) -> None:
-    if extractor.detect(data):
+    if adapters.detects(extractor, data):
         return
     hint = f" Pass an instance: {data.__name__}(...)." if isinstance(data, type) else ""
     got = f"the class {data.__qualname__}" if isinstance(data, type) else f"a {type_name(data)}"
