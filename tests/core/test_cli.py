@@ -52,6 +52,22 @@ def test_json_for_programs(filled: Store, command: str, capsys: Captured) -> Non
     assert json.loads(capsys.readouterr().out)
 
 
+def test_keeping_a_store_in_order(filled: Store, tmp_path: Path, capsys: Captured) -> None:
+    where = ["--store", str(filled.path)]
+    assert main(["stats", *where]) == 0
+    assert "1 versions" in capsys.readouterr().out
+    assert main(["stats", "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out)["versions"] == 1
+    assert main(["export", "m", str(tmp_path / "m"), *where]) == 0
+    assert main(["import", str(tmp_path / "m"), "--name", "copy", *where]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'm'}\ncopy@v1\n"
+    assert main(["delete", "m@v1", *where]) == 0
+    assert main(["gc", *where]) == 0
+    assert "Removed 0 blobs" in capsys.readouterr().out
+    assert main(["delete", "m", *where]) == 1
+    assert "Say which version" in capsys.readouterr().err
+
+
 def test_damage_is_an_exit_status(filled: Store, capsys: Captured) -> None:
     for blob in (filled.path / "blobs").rglob("*"):
         if blob.is_file():

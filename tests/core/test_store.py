@@ -383,3 +383,96 @@ def test_a_careless_materializer_is_told_when_saving(store: Store, mistake: Any)
     with pytest.raises(MaterializationError, match=r"careless\.thing"):
         store.save(Careless(mistake), "m")
     assert store.versions("m") == []
+
+
+def test_a_deleted_version_is_gone_and_its_number_is_not_used_again(store: Store) -> None:
+    for number in range(3):
+        store.save(["content", number], "n")
+    store.delete("n@v3")
+    assert store.versions("n") == ["v1", "v2"]
+    with pytest.raises(AssetNotFoundError):
+        store.load("n@v3")
+    with pytest.raises(AssetNotFoundError, match="holds no n@v3"):
+        store.delete("n@v3")
+    assert store.save(1, "n").version == "v4"
+    with pytest.raises(ValueError, match="Say which version to delete, as in 'n@v1'"):
+        store.delete("n")
+
+
+def test_collecting_removes_what_nothing_refers_to_and_nothing_else(store: Store) -> None:
+    store.save(["only here"], "a")
+    store.save(["shared"], "a")
+    store.save(["shared"], "b")
+    store.delete("a@v1")
+    store.delete("a@v2")
+    assert store.gc().blobs == 0  # too young: somebody may be about to refer to them
+    collected = store.gc(grace=0)
+    assert (collected.blobs, collected.unfinished) == (1, 0)
+    assert collected.size > 0
+    assert store.load("b") == ["shared"]
+    assert len(files(store, "blobs")) == 1
+    store.verify()
+
+
+def test_collecting_removes_what_a_killed_save_left(store: Store) -> None:
+    store.save([0], "n")
+    subprocess.run([sys.executable, "-c", KILLED, "2"], cwd=store.path.parent, check=False)
+    assert list((store.path / "staging").iterdir())
+    assert store.gc().unfinished == 0
+    assert store.gc(grace=0).unfinished == 1
+    assert not list((store.path / "staging").iterdir())
+
+
+def test_nothing_is_collected_where_a_manifest_is_damaged(store: Store) -> None:
+    store.save(["a"], "a")
+    path = store.path / "assets" / "a" / "v1.json"
+    path.chmod(0o644)
+    path.write_text("{}")
+    with pytest.raises(IntegrityError, match=r"Nothing was removed.*a@v1"):
+        store.gc(grace=0)
+    assert len(files(store, "blobs")) == 1
+
+
+def test_collecting_while_others_save_loses_nothing(store: Store) -> None:
+    code = (
+        "from flowyml import Store; import sys\n"
+        "for i in range(25): Store(sys.argv[1]).save(['same', i % 3], sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, str(store.path)]
+    processes = [subprocess.Popen([*command, name]) for name in ("a", "b")]
+    while any(process.poll() is None for process in processes):
+        for name in store.names():
+            for version in store.versions(name)[:-1]:
+                store.delete(f"{name}@{version}")
+        store.gc(grace=5)
+    assert [process.returncode for process in processes] == [0, 0]
+    store.verify()
+    assert store.load("a") == store.load("b") == ["same", 0]
+
+
+def test_statistics_tell_what_is_shared(store: Store) -> None:
+    for name in ("a", "b", "c"):
+        store.save(list(range(1000)), name)
+    stats = store.stats()
+    assert (stats.versions, stats.blobs) == (3, 1)
+    assert stats.logical == 3 * stats.stored > 0
+
+
+def test_a_version_moves_to_another_store(store: Store, toy: Any, tmp_path: Path) -> None:
+    saved = store.save(toy([1.0, 2.0]), "m")
+    folder = store.export("m", tmp_path / "m")
+    other = Store(tmp_path / "other")
+    taken = other.import_(folder)
+    assert (taken.ref, taken.digest, taken.stored) == ("m@v1", saved.digest, saved.stored)
+    assert other.load("m").weights == [1.0, 2.0]
+    assert other.import_(folder).ref == "m@v1"  # it is there already
+    assert other.import_(folder, name="copy").ref == "copy@v1"
+    other.save(toy([3.0]), "taken")
+    with pytest.raises(StoreError, match=r"has a taken@v1 of other content.*name="):
+        other.import_(folder, name="taken")
+    (folder / "format.txt").write_text("changed")
+    with pytest.raises(IntegrityError, match=r"format\.txt isn't what was exported"):
+        other.import_(folder, name="damaged")
+    assert "damaged" not in other.names()
+    with pytest.raises(StoreError, match="can't be imported"):
+        other.import_(tmp_path / "nowhere")

@@ -54,22 +54,34 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("--json", action="store_true", help="print JSON")
     listed.add_argument("--load", action="store_true", help="load them first, to see which work")
     listed.add_argument("--verbose", action="store_true", help="show tracebacks of broken ones")
-    for name, help, function in (
-        ("list", "list the assets of a store", _list),
-        ("show", "show what is known about an asset", _show),
-        ("verify", "compare every byte with its digest", _verify),
-        ("runs", "list the runs of a store", _runs),
-    ):
-        command = add(name, help, function)
-        if name in ("show", "verify"):
-            command.add_argument(
-                "ref", nargs=None if name == "show" else "?", help="name[@version]"
-            )
-        if name != "verify":
-            command.add_argument("--json", action="store_true", help="print JSON")
-        command.add_argument(
-            "--store", help="the store's directory (default: $FLOWYML_STORE or ./.flowyml)"
-        )
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--store", help="the store's directory ($FLOWYML_STORE or ./.flowyml)")
+
+    def of_store(name: str, help: str, function: Callable[[argparse.Namespace], None]) -> Any:
+        command = commands.add_parser(name, help=help, description=help, parents=[where])
+        command.set_defaults(command=function)
+        return command
+
+    shown = (
+        of_store("list", "list the assets of a store", _list),
+        of_store("show", "show what is known about an asset", _show),
+        of_store("runs", "list the runs of a store", _runs),
+        of_store("stats", "show how much a store holds, and how much of it is shared", _stats),
+    )
+    for command in shown:
+        command.add_argument("--json", action="store_true", help="print JSON")
+    shown[1].add_argument("ref", help="name[@version]")
+    verify = of_store("verify", "compare every byte with its digest", _verify)
+    verify.add_argument("ref", nargs="?", help="name[@version]; everything by default")
+    delete = of_store("delete", "delete one version", _delete)
+    delete.add_argument("ref", help="name@version")
+    of_store("gc", "remove what no version refers to any more", _gc)
+    export = of_store("export", "lay a version out as a plain folder", _export)
+    export.add_argument("ref", help="name[@version]")
+    export.add_argument("directory", help="a folder that doesn't exist yet")
+    taken = of_store("import", "take in a folder that export laid out", _import)
+    taken.add_argument("directory", help="the folder")
+    taken.add_argument("--name", help="another name for it")
     return parser
 
 
@@ -157,6 +169,36 @@ def _show(parsed: argparse.Namespace) -> None:
 def _verify(parsed: argparse.Namespace) -> None:
     found = _store(parsed).verify(parsed.ref)
     print(f"Intact: {found.versions} versions, {found.files} files, {size_of(found.size)}")
+
+
+def _stats(parsed: argparse.Namespace) -> None:
+    found = _store(parsed).stats()
+    if parsed.json:
+        _print_json(attrs.asdict(found))
+        return
+    print(f"{found.versions} versions of {size_of(found.logical)} in all")
+    print(f"{found.blobs} blobs of {size_of(found.stored)} on disk")
+
+
+def _delete(parsed: argparse.Namespace) -> None:
+    _store(parsed).delete(parsed.ref)
+    print(f"Deleted {parsed.ref}. 'flowyml gc' frees what only it held.")
+
+
+def _gc(parsed: argparse.Namespace) -> None:
+    found = _store(parsed).gc()
+    print(
+        f"Removed {found.blobs} blobs of {size_of(found.size)} and what {found.unfinished} "
+        f"unfinished saves had left."
+    )
+
+
+def _export(parsed: argparse.Namespace) -> None:
+    print(_store(parsed).export(parsed.ref, parsed.directory))
+
+
+def _import(parsed: argparse.Namespace) -> None:
+    print(_store(parsed).import_(parsed.directory, parsed.name).ref)
 
 
 def _runs(parsed: argparse.Namespace) -> None:

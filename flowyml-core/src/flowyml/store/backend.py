@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -35,6 +36,18 @@ class Backend(Protocol):
 
     def local(self, key: str) -> Path:
         """Return a local file with the bytes of a key. Raises FileNotFoundError likewise."""
+
+    def size(self, key: str) -> int:
+        """Return the number of bytes of a key."""
+
+    def age(self, key: str) -> float:
+        """Return the seconds since a file, or the newest file below a folder, was written."""
+
+    def touch(self, key: str) -> None:
+        """Make a file's age zero."""
+
+    def remove(self, key: str) -> None:
+        """Remove a file, or a folder with what is in it; nothing when it isn't there."""
 
     def keys(self, folder: str) -> list[str]:
         """Return the names directly below a folder, sorted; none when it doesn't exist."""
@@ -63,6 +76,7 @@ class LocalDirectory:
         try:
             os.link(staged, target)
         except FileExistsError:
+            sync(target.parent)  # whoever published it may not have come to that yet
             return False
         sync(target.parent)
         staged.unlink()
@@ -92,6 +106,37 @@ class LocalDirectory:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise IntegrityError(f"{path} isn't a plain file.")
         return path
+
+    def size(self, key: str) -> int:
+        """Ask the file system; 0 for what is gone."""
+        try:
+            return (self.root / key).lstat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def age(self, key: str) -> float:
+        """Compare times of modification with the clock; infinite for what is gone."""
+        path = self.root / key
+        try:
+            times = [path.lstat().st_mtime]
+            times += [below.lstat().st_mtime for below in path.rglob("*")] if path.is_dir() else []
+        except FileNotFoundError:  # its saver has just finished
+            return 0.0
+        return time.time() - max(times)
+
+    def touch(self, key: str) -> None:
+        """Set the time of modification."""
+        os.utime(self.root / key)
+
+    def remove(self, key: str) -> None:
+        """Unlink a file, or a folder's files and the folder."""
+        path = self.root / key
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync(path.parent)
 
     def _refuse_links(self, path: Path) -> None:
         """Make sure that no folder on the way is a link, which could lead anywhere."""

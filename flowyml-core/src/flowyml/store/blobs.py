@@ -47,7 +47,13 @@ class Blobs:
         """
         digest, size = digest_of(staged), staged.stat().st_size
         staged.chmod(0o444)
-        if not self._backend.publish(staged, _key(digest)) and not self._intact(digest, size):
+        if self._backend.publish(staged, _key(digest)):
+            return digest, size
+        try:
+            self._backend.touch(_key(digest))  # so that nobody collects it before it is referred to
+        except FileNotFoundError:
+            self._backend.publish(staged, _key(digest))
+        if not self._intact(digest, size):
             self._backend.replace(staged, _key(digest))
         return digest, size
 

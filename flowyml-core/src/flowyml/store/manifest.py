@@ -93,6 +93,21 @@ def write(manifest: Manifest) -> bytes:
     return encoding.render({**data, "manifest_digest": digest_of_bytes(encoding.render(data))})
 
 
+def ref_in(text: bytes) -> str:
+    """Return the ref that a manifest says it is of, unchecked: `read` checks it.
+
+    Raises:
+        IntegrityError: when there is none.
+    """
+    try:
+        data = encoding.parse(text)
+    except encoding.EncodingError as error:
+        raise IntegrityError(f"The manifest is damaged: {error}.") from error
+    if not isinstance(data, dict):
+        raise IntegrityError("The manifest is damaged: it isn't a JSON object.")
+    return f"{data.get('name')}@{data.get('version')}"
+
+
 def read(text: bytes, ref: str) -> Manifest:
     """Parse and check a manifest.
 

@@ -26,16 +26,14 @@ from flowyml.errors import (
 )
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions
 from flowyml.properties import type_name
+from flowyml.store import maintenance, saving
 from flowyml.store import manifest as manifests
-from flowyml.store import saving
-from flowyml.store.backend import LocalDirectory, make_folder
+from flowyml.store.backend import LocalDirectory
 from flowyml.store.blobs import Blobs
-from flowyml.store.export import export
+from flowyml.store.layout import Layout
 from flowyml.store.manifest import Manifest
+from flowyml.store.transfer import export, take_in
 from flowyml.trust import Trust
-
-LAYOUT = 1
-"""Version of the store's folder layout, kept in ``store.json``."""
 
 
 @attrs.frozen
@@ -58,7 +56,7 @@ class Store:
         self.path = Path(path).absolute()
         self._backend = LocalDirectory(self.path)
         self._blobs = Blobs(self._backend)
-        self._checked = False
+        self._layout = Layout(self.path, self._backend)
 
     @classmethod
     def default(cls) -> Store:
@@ -105,14 +103,14 @@ class Store:
         name = names.check_name(name if name is not None else asset.name)
         materializer = saving.materializer_of(asset.data)
         options = SaveOptions(saving.checked_format(materializer, format, asset.data))
-        self._prepare()
+        self._layout.prepare()
         try:
             with self._backend.staging() as folder:
                 result = saving.written(materializer, asset.data, folder, options)
                 files = tuple(self._added(folder))
                 stored = Stored(
                     digest=manifests.content_digest(materializer.key, options.format, files),
-                    created_at=datetime.now(UTC),
+                    created_at=_now(),
                     type=type_name(asset.data),
                     adapter=saving.origin(materializer),
                     materializer=materializer.key,
@@ -142,7 +140,10 @@ class Store:
         """Write the manifest under the first version that nobody else takes."""
         wanted = None if asset.stored else asset.version
         while True:
-            version = wanted or names.next_version(self.versions(name))
+            used = [*self.versions(name), *self._deleted(name)]
+            if wanted in self._deleted(name):
+                raise StoreError(f"{name}@{wanted} was deleted, and a version is never used again.")
+            version = wanted or names.next_version(used)
             to_write = attrs.evolve(asset, name=name, version=version, stored=stored)
             staged = folder / "manifest.json"
             staged.write_bytes(saving.checked_text(Manifest(to_write, details)))
@@ -209,13 +210,13 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the names of all assets that have a version, sorted."""
-        self._check_layout()
+        self._layout.check()
         found = filter(names.is_name, self._backend.keys("assets"))
         return [name for name in found if self.versions(name)]
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a name, oldest first; none for an unknown name."""
-        self._check_layout()
+        self._layout.check()
         files = self._backend.keys(f"assets/{names.check_name(name)}")
         versions = [file.removesuffix(".json") for file in files if file.endswith(".json")]
         return sorted(filter(names.is_version, versions), key=names.version_order)
@@ -263,13 +264,110 @@ class Store:
         files = {file.path: self._file(manifest, file) for file in manifest.stored.files}
         return export(manifest, files, Path(directory).absolute())
 
+    def import_(self, directory: str | os.PathLike[str], name: str | None = None) -> Asset:
+        """Take in a version that `export` laid out, checking every byte.
+
+        It keeps its version. What is there already, with the same content, stays as it is.
+
+        Args:
+            directory: the folder.
+            name: another name for it; by default its own.
+
+        Raises:
+            IntegrityError: when a file isn't what was exported; nothing is taken in.
+            StoreError: when it is no such folder, or the version is taken by other content.
+        """
+        folder = Path(directory).absolute()
+        try:
+            text = (folder / "manifest.json").read_bytes()
+            manifest = manifests.read(text, manifests.ref_in(text))
+            asset = attrs.evolve(manifest.asset, name=names.check_name(name or manifest.asset.name))
+            self._layout.prepare()
+            with self._backend.staging() as staging:
+                take_in(folder, manifest, staging, self._blobs)
+                self._publish_import(attrs.evolve(manifest, asset=asset), staging)
+        except OSError as error:
+            raise StoreError(f"{folder} can't be imported: {error}.") from error
+        return self.get(str(asset.ref))
+
+    def _publish_import(self, manifest: Manifest, staging: Path) -> None:
+        ref, version = str(manifest.asset.ref), str(manifest.asset.version)
+        if version in self._deleted(str(manifest.asset.name)):
+            raise StoreError(f"{ref} was deleted here, and a version is never used again.")
+        staged = staging / "manifest.json"
+        staged.write_bytes(manifests.write(manifest))
+        staged.chmod(0o444)
+        if self._backend.publish(staged, _key(str(manifest.asset.name), version)):
+            return
+        if self.get(ref).digest != manifest.stored.digest:
+            raise StoreError(f"{self.path} has a {ref} of other content. Import it as name=...")
+
+    def delete(self, ref: str) -> None:
+        """Delete one version. Its number isn't used again; `gc` removes what only it held.
+
+        Args:
+            ref: with its version, ``"name@v3"``: a bare name would mean another one every time.
+
+        Raises:
+            ValueError: without a version.
+            AssetNotFoundError: when there is no such version.
+        """
+        name, version = names.parse_ref(ref)
+        if version is None:
+            raise ValueError(f"Say which version to delete, as in '{name}@v1': {ref!r} has none.")
+        if version not in self.versions(name):
+            self._manifest(ref)
+        self.write_record(_deleted_key(name, version), {"deleted_at": _now().isoformat()})
+        self._backend.remove(_key(name, version))
+
+    def gc(self, *, grace: float = maintenance.GRACE) -> maintenance.Collected:
+        """Remove what nothing refers to: blobs of deleted versions, leftovers of killed saves.
+
+        Safe while others write.
+
+        Args:
+            grace: seconds for which what nobody refers to is left alone.
+
+        Raises:
+            IntegrityError: when a manifest can't be read; nothing is removed then.
+        """
+        self._layout.check()
+        return maintenance.collect(self._backend, self._all_manifests(), grace)
+
+    def stats(self) -> maintenance.Stats:
+        """Return how much the store holds, and how much of it is shared.
+
+        Raises:
+            IntegrityError: when a manifest can't be read.
+        """
+        self._layout.check()
+        return maintenance.measure(self._backend, self._all_manifests())
+
+    def _all_manifests(self) -> list[Manifest]:
+        found, problems = [], []
+        for ref in [
+            f"{name}@{version}" for name in self.names() for version in self.versions(name)
+        ]:
+            try:
+                found.append(self._manifest(ref))
+            except AssetNotFoundError:
+                continue  # somebody deletes at the same time
+            except StoreError as error:
+                problems.append(str(error))
+        maintenance.refuse_if_damaged(problems)
+        return found
+
+    def _deleted(self, name: str) -> list[str]:
+        files = self._backend.keys(f"assets/{name}")
+        return [file.removesuffix(".deleted") for file in files if file.endswith(".deleted")]
+
     def write_record(self, key: str, data: Any) -> None:
         """Write a small JSON file that may change, such as a run's record, in one atomic step.
 
         Raises:
             StoreError: when the store can't take it.
         """
-        self._prepare()
+        self._layout.prepare()
         try:
             with self._backend.staging() as folder:
                 staged = folder / "record.json"
@@ -280,7 +378,7 @@ class Store:
 
     def records(self, folder: str) -> list[str]:
         """Return the keys of the JSON files in a folder."""
-        self._check_layout()
+        self._layout.check()
         return [f"{folder}/{n}" for n in self._backend.keys(folder) if n.endswith(".json")]
 
     def read_record(self, key: str) -> Any:
@@ -317,52 +415,13 @@ class Store:
             ) from None
         return manifests.read(text, f"{name}@{version}")
 
-    def _prepare(self) -> None:
-        """Make the directory a store, unless it is one."""
-        if self._check_layout():
-            return
-        try:
-            make_folder(self.path)
-            with self._backend.staging() as folder:
-                for name, text in (
-                    (".gitignore", b"*\n"),
-                    ("store.json", encoding.dumps({"layout": LAYOUT})),
-                ):
-                    (folder / name).write_bytes(text)
-                    self._backend.publish(folder / name, name)
-        except OSError as error:
-            raise StoreError(f"{self.path} can't be made a store: {error}.") from error
 
-    def _check_layout(self) -> bool:
-        """Tell whether the directory is a store yet.
+def _now() -> datetime:
+    return datetime.now(UTC)
 
-        Raises:
-            StoreError: when it holds something else, or a newer layout.
-        """
-        if self._checked:
-            return True
-        try:
-            layout = self.read_record("store.json")
-        except (FileNotFoundError, NotADirectoryError):
-            if self.path.exists() and not self.path.is_dir():
-                raise StoreError(f"{self.path} is a file; a store is a directory.") from None
-            others = set(self._backend.keys(".")) - {"staging", ".gitignore"}
-            if "store.json" in others:  # another process has just made the store
-                return self._check_layout()
-            if others:
-                raise StoreError(
-                    f"{self.path} is not a store: it has no store.json, but {sorted(others)[0]!r} "
-                    f"and more. Choose a new or empty directory."
-                ) from None
-            return False
-        found = layout.get("layout") if isinstance(layout, dict) else None
-        if found != LAYOUT:
-            raise StoreError(
-                f"{self.path} has the layout {found!r}; this flowyml knows layout {LAYOUT}. "
-                f"Upgrade flowyml-core."
-            )
-        self._checked = True
-        return True
+
+def _deleted_key(name: str, version: str) -> str:
+    return f"assets/{name}/{version}.deleted"
 
 
 def _key(name: str, version: str) -> str:

@@ -1,4 +1,4 @@
-"""Laying a version out as a plain folder, for tools that know nothing of a store."""
+"""Versions as plain folders, for tools that know nothing of a store and for other stores."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from flowyml.errors import StoreError
+from flowyml.errors import IntegrityError, StoreError
 from flowyml.store import manifest as manifests
+from flowyml.store.blobs import Blobs, digest_of
 from flowyml.store.manifest import Manifest
 
 
@@ -37,3 +38,18 @@ def export(manifest: Manifest, files: Mapping[str, Path], target: Path) -> Path:
     except OSError as error:
         raise StoreError(f"{manifest.asset.ref} can't be exported: {error}.") from error
     return target
+
+
+def take_in(folder: Path, manifest: Manifest, staging: Path, blobs: Blobs) -> None:
+    """Copy a folder's files among the blobs, checking every byte.
+
+    Raises:
+        IntegrityError: when a file isn't what was exported.
+    """
+    for file in manifest.stored.files:
+        copy = staging / "copy"
+        shutil.copyfile(folder / file.path, copy)
+        if digest_of(copy) != file.digest:
+            raise IntegrityError(f"{folder / file.path} isn't what was exported.")
+        blobs.add(copy)
+        copy.unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""Keeping a store in order: what nothing refers to, what is deleted, and how much there is.
+
+Collecting is safe while others write. A blob is published before the manifest that refers to it,
+and one that exists already is marked as just used, so a blob that is both unreferenced and old
+belongs to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from flowyml.errors import IntegrityError
+from flowyml.store.backend import Backend
+from flowyml.store.manifest import Manifest
+
+GRACE = 3600.0
+"""Seconds for which what nobody refers to is left alone: a save may be under way."""
+
+
+@attrs.frozen
+class Collected:
+    """What `Store.gc` removed: numbers of blobs and of unfinished saves, and the blobs' bytes."""
+
+    blobs: int
+    unfinished: int
+    size: int
+
+
+@attrs.frozen
+class Stats:
+    """How much a store holds.
+
+    Attributes:
+        versions: number of versions.
+        blobs: number of blobs.
+        logical: bytes of all files of all versions, as if each were stored by itself.
+        stored: bytes of all blobs.
+    """
+
+    versions: int
+    blobs: int
+    logical: int
+    stored: int
+
+
+def collect(backend: Backend, manifests: Iterable[Manifest], grace: float) -> Collected:
+    """Remove blobs that no manifest refers to, and what killed savers left behind."""
+    referenced = {file.digest for manifest in manifests for file in manifest.stored.files}
+    blobs = size = unfinished = 0
+    for digest, key in blob_keys(backend):
+        if digest not in referenced and backend.age(key) >= grace:
+            size += backend.size(key)
+            backend.remove(key)
+            blobs += 1
+    for name in backend.keys("staging"):
+        if backend.age(f"staging/{name}") >= grace:
+            backend.remove(f"staging/{name}")
+            unfinished += 1
+    return Collected(blobs, unfinished, size)
+
+
+def measure(backend: Backend, manifests: Iterable[Manifest]) -> Stats:
+    """Add up sizes."""
+    found = list(manifests)
+    sizes = [backend.size(key) for _, key in blob_keys(backend)]
+    return Stats(len(found), len(sizes), sum(m.stored.size for m in found), sum(sizes))
+
+
+def blob_keys(backend: Backend) -> list[tuple[str, str]]:
+    """Return digest and key of every blob."""
+    return [
+        (folder + name, f"blobs/{folder}/{name}")
+        for folder in backend.keys("blobs")
+        for name in backend.keys(f"blobs/{folder}")
+    ]
+
+
+def refuse_if_damaged(problems: list[str]) -> None:
+    """Refuse to collect where a manifest can't be read: its blobs would be lost."""
+    if problems:
+        raise IntegrityError(
+            "Nothing was removed, since what these versions refer to can't be read: "
+            + " ".join(problems)
+        )
