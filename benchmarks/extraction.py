@@ -59,7 +59,8 @@ def medians(rounds: int, operations: Mapping[str, Callable[[], object]], burst: 
     for _ in range(rounds):
         for name in order.sample(list(operations), len(operations)):
             times[name] += [seconds(operations[name]) for _ in range(burst)]
-    return {name: statistics.median(values) for name, values in times.items()}
+    fastest = {f"{name}, fastest": min(values) for name, values in times.items()}
+    return {name: statistics.median(values) for name, values in times.items()} | fastest
 
 
 def encoder() -> nn.Module:
@@ -208,6 +209,7 @@ def first_passes() -> dict[tuple[str, str], dict[str, float]]:
     return {
         case: {
             "seconds": statistics.median(item["seconds"] for item in items),
+            "fastest": min(item["seconds"] for item in items),
             "mb": max(item["mb"] for item in items),
         }
         for case, items in found.items()
@@ -282,15 +284,19 @@ def report_gpt2(fresh: dict[tuple[str, str], dict[str, float]]) -> None:
     }
     times = medians(ROUNDS["gpt2"], operations)
     least, ours, theirs = times["floor"], times["flowyml"], times["torchinfo"]
+    # Real arithmetic on several threads waits long for a busy machine; its best round doesn't.
+    best = times["torchinfo, fastest"]
     timed("floor", least, least)
-    timed("Model.from_pytorch(..., example_inputs=)", ours, least, "< torchinfo", ours < theirs)
+    timed("Model.from_pytorch(..., example_inputs=)", ours, least, "< torchinfo", ours < best)
     timed("torchinfo.summary(model, input_data=)", theirs, least)
-    row("torchinfo / Model.from_pytorch", "", f"{theirs / ours:.2f} ×")
+    timed("its fastest round", best, least)
+    row("its fastest / median Model.from_pytorch", "", f"{best / ours:.2f} × ours")
     print(f"  in fresh processes, {ROUNDS['fresh']} rounds:")
     for library in ("flowyml", "torchinfo"):
         cold, warm = fresh[library, "cold"], fresh[library, "warm"]
-        row(f"{library}: its import and first pass", f"{cold['seconds'] * 1000:.0f} ms")
-        row(f"{library}: first pass, after a Linear", f"{warm['seconds'] * 1000:.0f} ms")
+        for name, found in (("its import and first pass", cold), ("first pass, warmed up", warm)):
+            best, middle = found["fastest"] * 1000, found["seconds"] * 1000
+            row(f"{library}: {name}", f"{middle:.0f} ms", f"fastest {best:.0f} ms")
         target = "< 50 MB" if library == "flowyml" else ""
         name = f"{library}: peak memory above the model"
         row(name, f"{warm['mb']:.1f} MB", "", target, warm["mb"] < 50)

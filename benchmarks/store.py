@@ -57,10 +57,14 @@ def main(megabytes: int) -> None:
             sync(plain)
 
         def change() -> None:
-            """Change every weight, so that no blob is there already."""
+            """Change every weight and clear the folder: both write new content to new files."""
             with torch.no_grad():
                 for parameter in net.parameters():
                     parameter.add_(1e-3)
+            plain.unlink(missing_ok=True)
+            for version in store.versions("net"):
+                store.delete(f"net@{version}")
+            store.gc(grace=0)
 
         def build() -> nn.Module:
             fresh = Net(layers)

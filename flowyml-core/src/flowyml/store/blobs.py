@@ -7,12 +7,16 @@ blob that exists already is not written again).
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import blake3
 
 from flowyml.errors import IntegrityError
-from flowyml.store.backend import Backend
+from flowyml.store.backend import Backend, syncing
+
+_LARGE = 1 << 20
+"""Bytes from which on writing to the disk takes longer than starting a thread for it."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -45,7 +49,9 @@ class Blobs:
 
         A blob of the same name is compared: one that was damaged on disk is healed.
         """
-        digest, size = digest_of(staged), staged.stat().st_size
+        size = staged.stat().st_size
+        with syncing(staged) if size > _LARGE else nullcontext():
+            digest = digest_of(staged)
         staged.chmod(0o444)
         if self._backend.publish(staged, _key(digest)):
             return digest, size
