@@ -211,3 +211,9 @@ def test_layers_go_by_their_own_names_whatever_wraps_them() -> None:
     net[0] = nn.DataParallel(net[0])
     found = observed(net, torch.zeros(1, 2))
     assert list(found["observed_layers"]) == ["", "0", "1"]
+
+
+def test_a_view_of_a_product_takes_no_memory_of_its_own() -> None:
+    found = observed(nn.Linear(4, 8, bias=False), torch.zeros(2, 3, 4))
+    assert found["activation_bytes"] == 4 * 2 * 3 * 8
+    assert "aten._unsafe_view" not in found["operations_without_flops"]

@@ -6,6 +6,7 @@ is installed, third parties' included.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -54,7 +55,7 @@ class ModelType(type):
         prefix, _, framework = name.partition("from_")
         if prefix or not framework.isidentifier():
             raise AttributeError(f"type object {cls.__name__!r} has no attribute {name!r}")
-        return _constructor(cls, adapters.extractor(framework))  # type: ignore[arg-type]  # cls is Model
+        return _constructor(cls, adapters.extractor(framework))
 
     def __dir__(cls) -> list[str]:
         constructors = [f"from_{framework}" for framework in adapters.frameworks()]
@@ -247,6 +248,7 @@ class Model(Asset, metaclass=ModelType):
         return f"{self.framework} {self.architecture or ''}".rstrip() + count
 
 
+@functools.cache
 def _constructor(cls: type[Model], extractor: Extractor) -> Callable[..., Model]:
     """Build ``Model.from_<framework>``, with a signature that help() and completion can show."""
 

@@ -54,7 +54,8 @@ def _traits_of(operator: OpOverload) -> _Traits:
             mutable=schema.is_mutable,
             data_dependent=bool(_DATA_DEPENDENT & {*operator.tags})
             and operator is not aten.index.Tensor,
-            makes=all(result.alias_info is None for result in schema.returns),
+            makes=operator is not aten._unsafe_view.default  # a view whose schema doesn't say so
+            and all(result.alias_info is None for result in schema.returns),
             flops=FORMULAS.get(operator._overloadpacket) or FORMULAS.get(_not_in_place(operator)),
             written=tuple(index for index, writes in enumerate(written) if writes),
         )
