@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from flowyml import Model, Store
 from flowyml.errors import (
@@ -472,3 +474,40 @@ def test_a_wrapped_model_is_saved_as_the_model_inside(store: Store) -> None:
         assert type(loaded) is nn.Sequential
         assert list(loaded.state_dict()) == list(net.state_dict())
         assert Model.from_pytorch(wrapped).name == "Sequential"
+
+
+def parametrized() -> nn.Module:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Conv1d(3, 3, 1), nn.Linear(3, 3))
+    nn.utils.parametrizations.weight_norm(net[0])
+    nn.utils.parametrizations.orthogonal(net[1])
+    nn.utils.parametrizations.spectral_norm(net[2])
+    parametrize.register_parametrization(net[3], "weight", Symmetric())
+    return net
+
+
+class Symmetric(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.triu() + x.triu(1).transpose(-1, -2)
+
+
+def test_parametrizations_come_back(store: Store) -> None:
+    net = parametrized().eval()
+    loaded = reload(net, store)
+    assert store.get("m").stored.restore == "exact"
+    assert list(loaded.state_dict()) == list(net.state_dict())
+    for left, right in zip(net.modules(), loaded.modules(), strict=True):
+        assert type(left).__name__ == type(right).__name__
+    x = torch.randn(2, 3, 3)
+    assert equal(loaded(x), net(x))
+    parametrize.remove_parametrizations(loaded[3], "weight")
+    assert type(loaded[3]) is nn.Linear
+    assert equal(loaded[3].weight, net[3].weight)
+
+
+def test_partials_of_torchs_functions_and_layers_come_back(store: Store) -> None:
+    net = Odd([functools.partial(F.gelu, approximate="tanh"), functools.partial(nn.LayerNorm, 3)])
+    gelu, norm = reload(net, store).value
+    x = torch.randn(3)
+    assert equal(gelu(x), F.gelu(x, approximate="tanh"))
+    assert isinstance(norm(), nn.LayerNorm)
+    assert store.get("m").required_trust == ()

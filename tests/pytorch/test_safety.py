@@ -223,6 +223,7 @@ def test_a_pickle_in_place_of_the_weights_is_not_run(tmp_path: Path, how: str) -
         structure({"state": {}}), structure(7), structure(module(x={"$dict": [[[], 1]]})),
         structure({"$class": "torch.nn.modules.linear:Linear", "state": []}),
         structure({"$class": "torch.nn.functional:relu", "state": {}}),
+        structure({**module(), "parametrized": ["weight"]}), structure(module(x={"$partial": [1]})),
         structure(module(x={"$bytes": "zz"})), structure(module(x={"$ordered": 3})),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ the caller lists in ``trust=``. Only the last may cause an import. Everything el
 
 from __future__ import annotations
 
+import enum
 import importlib
 import sys
 import types
@@ -86,7 +87,9 @@ def importable_name(item: Any) -> Name | None:
 def is_safe(item: Any) -> bool:
     """Tell whether a name may be used by every file, because it is torch's own and harmless."""
     if isinstance(item, type):
-        return issubclass(item, nn.Module) and f"{item.__module__}.".startswith(_TORCHS_LAYERS)
+        return issubclass(item, (nn.Module, enum.Enum)) and f"{item.__module__}.".startswith(
+            _TORCHS_LAYERS
+        )
     return path_of(item) is not None
 
 
@@ -96,6 +99,14 @@ def runs_code_on_load(cls: type) -> bool:
         base not in (object, nn.Module) and not is_safe(base)
         for hook in _HOOKS
         for base in [next((base for base in cls.__mro__ if hook in vars(base)), object)]
+    )
+
+
+def takes_parametrizations(cls: type) -> bool:
+    """Tell whether torch may parametrize an object of a class without running code of the class."""
+    return issubclass(cls, nn.Module) and all(
+        getattr(cls, access) is getattr(nn.Module, access)
+        for access in ("__getattr__", "__setattr__", "__getattribute__")
     )
 
 

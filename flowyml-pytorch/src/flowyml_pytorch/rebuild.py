@@ -6,6 +6,7 @@ unpickling does it, but only for names that `flowyml_pytorch.policy` lets throug
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from flowyml.errors import MaterializationError
 from flowyml.trust import Trust
-from flowyml_pytorch.policy import Name, Resolver
+from flowyml_pytorch.policy import Name, Resolver, takes_parametrizations
 from flowyml_pytorch.structure import SCHEMA
 
 
@@ -108,6 +110,9 @@ class _Decoder:
                 return self._names[Name.parse(payload)]
             case "$slice":
                 return slice(*(self.value(part) for part in payload))
+            case "$partial":
+                function, arguments, keywords = (self.value(part) for part in payload)
+                return functools.partial(function, *arguments, **keywords)
             case "$numpy":
                 return _numpy(*payload)
             case "$enum":
@@ -184,7 +189,20 @@ class _Decoder:
             cls.__setstate__(built, state)
         else:
             attributes.update(state)
+        if "parametrized" in record:
+            _parametrize(built, record["parametrized"])
         return built
+
+
+def _parametrize(module: Any, names: list[str]) -> None:
+    """Give a module the class that computes the named tensors, as torch does."""
+    if not takes_parametrizations(type(module)):
+        raise TypeError(f"{type(module).__qualname__} can't be parametrized")
+    parametrize._inject_new_class(module)
+    for name in names:
+        if name not in module._modules["parametrizations"]._modules:
+            raise KeyError(name)
+        parametrize._inject_property(module, name)
 
 
 def _numpy(dtype: str, shape: list[int] | None, content: str) -> Any:

@@ -8,25 +8,28 @@ recorded as the reason why the module can't be restored exactly. The forms are d
 from __future__ import annotations
 
 import enum
-import math
-import sys
+import functools
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from pathlib import PurePath
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from flowyml_pytorch.policy import importable_name, is_safe, runs_code_on_load
+from flowyml_pytorch.forms import plain_form
+from flowyml_pytorch.functional import is_torchs_own
+from flowyml_pytorch.policy import (
+    importable_name,
+    is_safe,
+    runs_code_on_load,
+    takes_parametrizations,
+)
 
 SCHEMA = 1
 """Version of the structure's layout."""
-
-_LARGEST_ARRAY = 65_536
-"""Bytes of the largest NumPy array that is written into the structure."""
 
 DEFAULTS: Mapping[str, Any] = types.MappingProxyType(vars(nn.Module()))
 """What every module starts with; attributes that equal it are not written."""
@@ -100,25 +103,18 @@ class _Encoder:
     def value(self, value: Any, path: str) -> Any:
         """Return the form of one value."""
         kind = type(value)
-        if value is None or kind in (bool, str) or (kind is int and _is_written(value)):
-            return value
-        if kind is float:
-            return value if math.isfinite(value) else {"$float": repr(value)}
+        form = plain_form(value)
+        if form is not NotImplemented:
+            return form
         if isinstance(value, Tensor):
             return {"$tensor": self._tensor(value, path)}
-        form = _VALUES.get(kind)
-        if form is not None:
-            return form(value)
+        if kind is functools.partial:
+            return {"$partial": [self.value(part, path) for part in _parts(value)]}
         if isinstance(value, enum.Enum) and value.name in kind.__members__:
             return {"$enum": [{"$name": self._name(kind, path)}, value.name]}
-        if isinstance(value, PurePath) and kind.__module__.startswith("pathlib"):
-            return {"$path": str(value)}
         if kind is slice:
             parts = (value.start, value.stop, value.step)
             return {"$slice": [self.value(part, path) for part in parts]}
-        array = _array(value)
-        if array is not None:
-            return array
         if kind in _CONTAINERS:
             return self._container(value, kind, path)
         if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
@@ -174,8 +170,9 @@ class _Encoder:
         number = self._object_numbers.get(id(value))
         if number is not None:
             return number
-        cls = type(value)
         is_module = isinstance(value, nn.Module)
+        parametrized = _parametrized(value, path) if is_module else []
+        cls = type(value).__bases__[0] if parametrized else type(value)
         name = self._name(cls, path)
         if (not is_module or runs_code_on_load(cls)) and not is_safe(cls):
             self.required_trust.add(name.replace(":", "."))
@@ -184,12 +181,14 @@ class _Encoder:
         self.objects.append(None)
         if isinstance(value, torch.jit.ScriptModule):
             raise NotRestorableError(path, "a scripted module, whose code isn't Python's")
-        state = _state(value, path)
+        state = _parametrized_state(value) if parametrized else _state(value, path)
         if is_module:
             state = {key: item for key, item in state.items() if not _is_default(key, item)}
         dot = f"{path}." if path else ""
         encoded = {key: self.value(item, f"{dot}{key}") for key, item in state.items()}
         self.objects[number] = {"$class": name, "state": encoded}
+        if parametrized:
+            self.objects[number]["parametrized"] = parametrized
         return number
 
     def _name(self, item: Any, path: str) -> str:
@@ -200,6 +199,32 @@ class _Encoder:
         if not is_safe(item) and not (isinstance(item, type) and issubclass(item, nn.Module)):
             self.required_trust.add(name.dotted)
         return str(name)
+
+
+def _parts(partial: functools.partial[Any]) -> tuple[Any, ...]:
+    return partial.func, list(partial.args), dict(partial.keywords)
+
+
+def _parametrized(module: nn.Module, path: str) -> list[str]:
+    """Return the tensors of a module that parametrizations compute: its class is made for them."""
+    if not parametrize.is_parametrized(module):
+        return []
+    if not takes_parametrizations(type(module).__bases__[0]):
+        raise NotRestorableError(path, "a parametrized class with attribute access of its own")
+    return list(module._modules["parametrizations"]._modules)  # type: ignore[union-attr]  # it is a ModuleDict
+
+
+def _parametrized_state(module: nn.Module) -> dict[str, Any]:
+    """Return a parametrized module's attributes, which its made-up class refuses to give.
+
+    Left out are hooks of torch's own that only help an old state dict into the new form.
+    """
+    hooks = OrderedDict(
+        (number, hook)
+        for number, hook in module._load_state_dict_pre_hooks.items()
+        if not is_torchs_own(getattr(hook, "hook", hook))
+    )
+    return {**vars(module), "_load_state_dict_pre_hooks": hooks}
 
 
 def _state(value: Any, path: str) -> dict[str, Any]:
@@ -235,25 +260,6 @@ def _is_plain_object(cls: type) -> bool:
     return True
 
 
-def _is_written(number: int) -> bool:
-    """Tell whether an int can be written as digits; Python refuses to beyond some thousands."""
-    return number.bit_length() < 10_000
-
-
-def _array(value: Any) -> Any:
-    """Return the form of a NumPy number, or of an array that is small enough to stand in JSON."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
-        return None
-    scalar = isinstance(value, numpy.generic)
-    if not scalar and (type(value) is not numpy.ndarray or value.nbytes > _LARGEST_ARRAY):
-        return None
-    if value.dtype.kind not in "biufc":
-        return None
-    shape = None if scalar else list(value.shape)
-    return {"$numpy": [value.dtype.str, shape, value.tobytes().hex()]}
-
-
 def _is_default(key: str, item: Any) -> bool:
     if key not in DEFAULTS:
         return False
@@ -285,22 +291,6 @@ def _below(path: str, key: Any) -> str:
         return f"{owner}.{key}" if owner else key
     return f"{path}[{key!r}]"
 
-
-def _torch_name(value: Any) -> str:
-    return str(value).removeprefix("torch.")
-
-
-_VALUES: dict[type, Callable[[Any], dict[str, Any]]] = {
-    complex: lambda value: {"$complex": repr(value)},
-    bytes: lambda value: {"$bytes": value.hex()},
-    type(Ellipsis): lambda _: {"$ellipsis": None},
-    range: lambda value: {"$range": [value.start, value.stop, value.step]},
-    torch.Size: lambda value: {"$size": list(value)},
-    torch.dtype: lambda value: {"$dtype": _torch_name(value)},
-    torch.device: lambda value: {"$device": str(value)},
-    torch.layout: lambda value: {"$layout": _torch_name(value)},
-    torch.memory_format: lambda value: {"$memory_format": _torch_name(value)},
-}
 
 _CONTAINERS: dict[type, str] = {
     list: "$list",
