@@ -511,3 +511,17 @@ def test_partials_of_torchs_functions_and_layers_come_back(store: Store) -> None
     assert equal(gelu(x), F.gelu(x, approximate="tanh"))
     assert isinstance(norm(), nn.LayerNorm)
     assert store.get("m").required_trust == ()
+
+
+def test_memory_shared_with_a_weight_is_shared_again(store: Store) -> None:
+    line = nn.Linear(3, 2)
+    net = Odd([line.weight.data, line.weight.detach().t(), line.weight.detach()[1:]])
+    net.line = line
+    whole, turned, part = reload(net, store).value
+    loaded = store.load("m")
+    with torch.no_grad():
+        loaded.line.weight.fill_(7)
+    assert {t.unique().item() for t in loaded.value} == {7.0}
+    assert (whole.shape, turned.shape, part.shape) == ((2, 3), (3, 2), (1, 3))
+    assert equal(turned, line.weight.t())
+    assert [file.path for file in store.get("m").stored.files] == ["structure.json", "weights.pt"]

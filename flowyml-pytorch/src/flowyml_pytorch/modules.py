@@ -50,9 +50,8 @@ def save(module: nn.Module, folder: Path, *, with_structure: bool) -> SaveResult
         if left_out:
             _warn(module, "as a state dict", left_out)
         return SaveResult("weights", "it was saved as a state dict", details=details)
-    keys = {id(item): key for key, item in reversed(kept.items()) if isinstance(item, Tensor)}
     try:
-        found = structure.encode(module, keys)
+        found = structure.encode(module, kept)
     except (structure.NotRestorableError, RecursionError) as error:
         _warn(module, f"with its weights only, because of {error}", left_out)
         return SaveResult("weights", str(error), details=details)

@@ -162,6 +162,8 @@ class _Decoder:
             tensor = self._files[entry["file"]][entry["key"]]
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"{entry['key']!r} is no tensor")
+            if "view" in entry:
+                tensor = tensor.detach().as_strided(*entry["view"])
             if entry["parameter"]:
                 tensor = nn.Parameter(tensor, requires_grad=entry["requires_grad"])
             elif entry["requires_grad"]:

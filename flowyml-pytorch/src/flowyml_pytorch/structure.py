@@ -27,6 +27,7 @@ from flowyml_pytorch.policy import (
     runs_code_on_load,
     takes_parametrizations,
 )
+from flowyml_pytorch.tensors import storage_of
 
 SCHEMA = 1
 """Version of the structure's layout."""
@@ -57,17 +58,17 @@ class Structure:
     required_trust: tuple[str, ...]
 
 
-def encode(module: nn.Module, state_keys: Mapping[int, str]) -> Structure:
+def encode(module: nn.Module, state: Mapping[str, Any]) -> Structure:
     """Encode a module.
 
     Args:
         module: the root.
-        state_keys: ``id(tensor)`` → key in the state dict that is stored beside the structure.
+        state: the live tensors of the state dict that is stored beside the structure, by key.
 
     Raises:
         NotRestorableError: when a part can't be restored exactly.
     """
-    encoder = _Encoder(state_keys)
+    encoder = _Encoder(state)
     root = encoder.value(module, "")
     data = {
         "schema": SCHEMA,
@@ -88,12 +89,14 @@ class _Shareable:
 
 
 class _Encoder:
-    def __init__(self, state_keys: Mapping[int, str]) -> None:
+    def __init__(self, state: Mapping[str, Any]) -> None:
         self.objects: list[Any] = []
         self.tensors: list[dict[str, Any]] = []
         self.extra: dict[str, Tensor] = {}
         self.required_trust: set[str] = set()
-        self._state_keys = state_keys
+        kept = {key: item for key, item in reversed([*state.items()]) if isinstance(item, Tensor)}
+        self._state_keys = {id(item): key for key, item in kept.items()}
+        self._whole = {(storage_of(t), t.dtype): key for key, t in kept.items() if _is_whole(t)}
         self._object_numbers: dict[int, int] = {}
         self._tensor_numbers: dict[int, int] = {}
         self._containers: dict[int, _Shareable] = {}
@@ -155,7 +158,11 @@ class _Encoder:
         _check_tensor(tensor, path)
         key = self._state_keys.get(id(tensor))
         entry: dict[str, Any] = {"file": "weights.pt", "key": key}
-        if key is None:
+        base = self._whole.get((storage_of(tensor), tensor.dtype))
+        if key is None and base is not None and _is_view(tensor):
+            view = [list(tensor.shape), list(tensor.stride()), tensor.storage_offset()]
+            entry = {"file": "weights.pt", "key": base, "view": view}
+        elif key is None:
             key = path if path not in self.extra else f"{path}#{len(self.tensors)}"
             entry = {"file": "extra.pt", "key": key}
             self.extra[key] = tensor.detach()
@@ -265,6 +272,20 @@ def _is_default(key: str, item: Any) -> bool:
         return False
     default = DEFAULTS[key]
     return type(item) is type(default) and not isinstance(item, Tensor) and bool(item == default)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Tell whether a tensor is all of its storage, so that views of it can be found again."""
+    try:
+        size = tensor.untyped_storage().nbytes()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return tensor.is_contiguous() and size == tensor.nbytes > 0
+
+
+def _is_view(tensor: Tensor) -> bool:
+    """Tell whether shape, strides and offset say all about where a tensor's elements are."""
+    return tensor.layout is torch.strided and not (tensor.is_conj() or tensor.is_neg())
 
 
 def _check_tensor(tensor: Tensor, path: str) -> None:

@@ -36,9 +36,9 @@ def _owned(value: Any) -> Any:
     """Free tensors of what they were computed from, and of storage that isn't theirs."""
     if isinstance(value, Tensor):
         return _own(value, alone=True)
-    shared = Counter(_storage(item) for item in value.values() if isinstance(item, Tensor))
+    shared = Counter(storage_of(item) for item in value.values() if isinstance(item, Tensor))
     owned = type(value)(
-        (key, _own(item, alone=shared[_storage(item)] == 1) if isinstance(item, Tensor) else item)
+        (key, _own(item, alone=shared[storage_of(item)] == 1) if isinstance(item, Tensor) else item)
         for key, item in value.items()
     )
     if hasattr(value, "_metadata"):
@@ -46,7 +46,8 @@ def _owned(value: Any) -> Any:
     return owned
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """Return the identity of a tensor's storage; the tensor's own where it has none."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse and other tensors without a storage
