@@ -133,3 +133,21 @@ def test_the_summary_shows_every_property(toy: Any) -> None:
     assert "Model m" in summary
     assert "parameters    1,234" in summary
     assert "final loss    0.25" in summary
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("traning_history", "training_history"), ("example_input", "example_inputs")],
+)
+def test_a_misspelled_argument_is_not_taken_for_a_property(toy: Any, typo: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"{typo}= is no argument; did you mean {meant}="):
+        Model.from_toy(toy([]), **{typo: 1})
+    assert Model.from_toy(toy([]), properties={typo: 1}).metadata.properties[typo] == 1
+
+
+def test_near_misses_are_suggested(toy: Any, store: Store) -> None:
+    with pytest.raises(AttributeError, match="Did you mean 'toy'"):
+        Model.from_tooy  # noqa: B018
+    store.save(1, "digits")
+    with pytest.raises(LookupError, match=r"Did you mean 'digits'\?.*FLOWYML_STORE"):
+        store.load("digit")

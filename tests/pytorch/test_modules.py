@@ -525,3 +525,48 @@ def test_memory_shared_with_a_weight_is_shared_again(store: Store) -> None:
     assert (whole.shape, turned.shape, part.shape) == ((2, 3), (3, 2), (1, 3))
     assert equal(turned, line.weight.t())
     assert [file.path for file in store.get("m").stored.files] == ["structure.json", "weights.pt"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+def test_into_fills_what_has_no_memory_yet_and_what_is_wrapped(store: Store) -> None:
+    line = nn.Linear(2, 2)
+    store.save(line, "m")
+    bare = store.load("m", into=nn.Linear(2, 2, device="meta"))
+    assert equal(bare.weight, line.weight)
+    wrapped = torch.compile(nn.Linear(2, 2))
+    assert store.load("m", into=wrapped) is wrapped
+    assert equal(wrapped.weight, line.weight)
+
+
+def test_a_saved_module_is_a_described_model(store: Store) -> None:
+    store.save(nn.Linear(2, 2), "m")
+    model = Model.load("m", store=store)
+    assert (model.parameters, model.framework, type(model.data)) == (6, "pytorch", nn.Linear)
+    assert model.metadata.properties["framework"] == "pytorch"
+
+
+def test_what_is_saved_is_described_as_it_is_then(store: Store) -> None:
+    net = nn.Linear(2, 2)
+    model = Model.from_pytorch(net, "m", note="mine")
+    net.weight.requires_grad_(False)
+    net.half().eval()
+    model.save(store)
+    read = store.get("m")
+    assert isinstance(read, Model)
+    assert (read.frozen_parameters, read.dtype, read.training_mode) == (4, "torch.float16", False)
+    assert read.metadata.properties["note"] == "mine"
+    filled = Model.load("m", store=store, into=nn.Linear(2, 2))
+    assert filled.dtype == "torch.float32"
+
+
+def test_a_device_that_is_not_here_is_told_as_such(store: Store) -> None:
+    store.save(nn.Linear(2, 2), "m")
+    with pytest.raises(MaterializationError, match="device='gpu', which can't be used here"):
+        store.load("m", device="gpu")
+
+
+def test_a_directory_will_do_for_a_store(tmp_path: Path) -> None:
+    model = Model.from_pytorch(nn.Linear(1, 1), "m").save(str(tmp_path / "other"))
+    assert Model.load("m", store=tmp_path / "other").digest == model.digest
+    with pytest.raises(TypeError, match="store= takes a Store or a directory; got a int"):
+        Model.load("m", store=3)  # type: ignore[arg-type]

@@ -374,3 +374,48 @@ def test_files_that_are_missing_or_strange_are_one_kind_of_error(store: Store) -
         with pytest.raises(Exception, match=".") as caught:
             materializer.load(saved, LoadOptions())
         assert not isinstance(caught.value, (SystemExit, MemoryError))
+
+
+def test_a_class_of_ones_own_script_is_trusted_for_itself_only(
+    run_script: Callable[..., str],
+) -> None:
+    define = """
+from torch import nn
+from flowyml import Store
+from flowyml.errors import UntrustedDataError
+class Config:
+    width = 3
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config = Config()
+if __name__ == "__main__":
+    Store.default().save(Net(), "m")
+    for trust in ([Config], "__main__.Config", "training.Config"):
+        print(type(Store.default().load("m", trust=trust).config) is Config)
+"""
+    assert run_script(define, name="training.py") == "True\nTrue\nTrue\n"
+    other = """
+import training
+from training import Store, UntrustedDataError
+class Config:
+    pass
+try:
+    Store.default().load("m", trust=[Config])
+except UntrustedDataError as error:
+    print(*error.required)
+"""
+    assert run_script(other, name="other.py") == "training.Config\n"
+
+
+def test_a_script_that_cannot_be_imported_is_said_to_need_into(
+    run_script: Callable[..., str],
+) -> None:
+    define = "from torch import nn\nfrom flowyml import Store\nclass Net(nn.Linear): pass\n"
+    run_script(define + "Store.default().save(Net(1, 1), 'm')", name="02-train.py")
+    load = (
+        "from flowyml import Store\ntry: Store.default().load('m')\nexcept Exception as e: print(e)"
+    )
+    told = run_script(load, name="serve.py")
+    assert "__main__.Net, which no longer exists" in told
+    assert "into=" in told

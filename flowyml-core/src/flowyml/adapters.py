@@ -121,6 +121,13 @@ def extractor_of(obj: object) -> Extractor:
     )
 
 
+def extractor_or_none(obj: object) -> Extractor | None:
+    """Return the extractor that recognises an object, or None when not exactly one does."""
+    _registry.load()
+    found = _detecting(_registry.extractors(), obj)
+    return found[0] if len(found) == 1 else None
+
+
 def materializer_of(obj: object) -> Materializer | None:
     """Return the materializer that handles an object, or None.
 

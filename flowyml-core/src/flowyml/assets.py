@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
@@ -111,7 +112,7 @@ class Asset:
         """What it was made from."""
         return tuple(_parent(source, relation) for source, relation in self._made_from)
 
-    def save(self, store: Store | None = None) -> Self:
+    def save(self, store: Store | str | os.PathLike[str] | None = None) -> Self:
         """Save as a new version and set `version`.
 
         Args:
@@ -124,8 +125,11 @@ class Asset:
         """
         from flowyml.store import Store
 
-        (store or Store.default()).save(self)
+        Store.of(store).save(self)
         return self
+
+    def before_save(self) -> None:
+        """Bring what is known up to date with the data; a plain asset has nothing to do."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.ref or 'without a name'}: {self._in_short()}>"

@@ -75,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("ref", nargs="?", help="name[@version]; everything by default")
     delete = of_store("delete", "delete one version", _delete)
     delete.add_argument("ref", help="name@version")
-    of_store("gc", "remove what no version refers to any more", _gc)
+    gc = of_store("gc", "remove what no version refers to any more", _gc)
+    gc.add_argument(
+        "--grace", type=float, default=3600, help="seconds for which files are kept at least (3600)"
+    )
     export = of_store("export", "lay a version out as a plain folder", _export)
     export.add_argument("ref", help="name[@version]")
     export.add_argument("directory", help="a folder that doesn't exist yet")
@@ -186,10 +189,10 @@ def _delete(parsed: argparse.Namespace) -> None:
 
 
 def _gc(parsed: argparse.Namespace) -> None:
-    found = _store(parsed).gc()
+    found = _store(parsed).gc(grace=parsed.grace)
     print(
         f"Removed {found.blobs} blobs of {size_of(found.size)} and what {found.unfinished} "
-        f"unfinished saves had left."
+        f"unfinished saves had left. Kept was what is younger than {parsed.grace:.0f} s."
     )
 
 

@@ -6,8 +6,10 @@ is installed, third parties' included.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
@@ -78,6 +80,7 @@ class Model(Asset, metaclass=ModelType):
     framework: str | None = None
     training_history: TrainingHistory | None = None
     _options: dict[str, Any] = attrs.field(factory=dict)
+    _extracted: bool = True
 
     @classmethod
     def create(
@@ -126,11 +129,13 @@ class Model(Asset, metaclass=ModelType):
         if name is None:
             name = names.from_text(extractor.default_name(data) if extractor else "model")
         added = {**(properties or {}), **more_properties}
+        _refuse_typos(cls, more_properties, extractor.options if extractor else frozenset())
         options = (
             {key: added.pop(key) for key in extractor.options if key in added} if extractor else {}
         )
         model = cls(
             options=options,
+            extracted=auto_extract,
             name=names.check_name(name),
             version=None if version is None else names.check_version(version),
             data=data,
@@ -150,7 +155,7 @@ class Model(Asset, metaclass=ModelType):
         cls,
         ref: str,
         *,
-        store: Store | None = None,
+        store: Store | str | os.PathLike[str] | None = None,
         trust: Iterable[Any] = (),
         into: Any = None,
         device: Any = None,
@@ -174,7 +179,7 @@ class Model(Asset, metaclass=ModelType):
         """
         from flowyml.store import Store
 
-        store = store or Store.default()
+        store = Store.of(store)
         model = store.get(ref)
         if not isinstance(model, cls):
             raise UnsupportedObjectError(
@@ -184,6 +189,8 @@ class Model(Asset, metaclass=ModelType):
         model.data = store.load(
             f"{model.ref}", trust=trust, into=into, device=device, verify=verify
         )
+        if into is not None:
+            model.before_save()  # the object is the caller's, and may differ in dtype or mode
         return model
 
     parameters = Described[int]("Number of parameters: elements of all parameter tensors.")
@@ -223,6 +230,13 @@ class Model(Asset, metaclass=ModelType):
             title, self.metadata.properties, outline, self.training_history, depth
         )
 
+    def before_save(self) -> None:
+        """Describe again, so that what is saved is described as it is."""
+        extractor = adapters.extractor_or_none(self.data)
+        if self._extracted and extractor is not None and extractor.framework == self.framework:
+            found = _extracted(extractor, self.data, self._options)
+            self.metadata.properties.update({"framework": self.framework, **found})
+
     def refresh(self, **options: Any) -> Self:
         """Describe again, after the model has changed; what the user added stays.
 
@@ -233,6 +247,10 @@ class Model(Asset, metaclass=ModelType):
         Raises:
             UnsupportedObjectError: when there is no live model, or it is of another framework.
         """
+        if self.data is None:
+            raise UnsupportedObjectError(
+                f"{self.ref} was read without its data; Model.load has it."
+            )
         extractor = adapters.extractor(self.framework or "")
         _check_is_model(extractor, self.data)
         unknown = sorted(set(options) - extractor.options)
@@ -301,6 +319,30 @@ def _extracted(extractor: Extractor, data: object, options: Mapping[str, Any]) -
             stacklevel=4,
         )
         return {}
+
+
+def _refuse_typos(cls: type[Model], given: Iterable[str], options: Iterable[str]) -> None:
+    """Refuse a keyword argument that is all but an argument's name: it isn't meant as a property.
+
+    Raises:
+        TypeError: that says which argument is meant. `properties=` takes any name.
+    """
+    known = [*inspect.signature(cls.create).parameters, *options]
+    for name in given:
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.9)
+        if near and name not in known:
+            raise TypeError(
+                f"{name}= is no argument; did you mean {near[0]}=? To note a property of that "
+                f"name, use properties={{{name!r}: ...}}."
+            )
+
+
+def described(data: Any) -> Asset:
+    """Return an asset for an object: a described `Model` where an adapter recognises one."""
+    extractor = adapters.extractor_or_none(data)
+    if extractor is None:
+        return Asset(data=data)
+    return Model(data=data, framework=extractor.framework)
 
 
 def _joined(

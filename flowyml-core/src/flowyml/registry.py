@@ -6,6 +6,7 @@ is checked before anything of it counts. Whatever a plugin raises is kept with i
 
 from __future__ import annotations
 
+import difflib
 import os
 import threading
 import warnings
@@ -210,6 +211,12 @@ class Registry:
         if named:
             return f"{wanted} can't be had: {named[0]} doesn't bring it. Upgrading it may help."
         installed = ", ".join(str(info) for info in infos)
+        near = difflib.get_close_matches(name, [info.name for info in infos], 1)
+        if near:
+            return (
+                f"{wanted} can't be had: no adapter {name!r} is installed. Did you mean "
+                f"{near[0]!r}? Installed are: {installed}."
+            )
         return (
             f"{wanted} can't be had: no adapter {name!r} is installed. Installed are: {installed}. "
             f"Try: pip install flowyml-{name.replace('_', '-')}"

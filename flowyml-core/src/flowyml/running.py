@@ -132,7 +132,7 @@ class RunContext(ContextDecorator):
             environment=environment(),
             tags=dict(tags or {}),
         )
-        self._run = Run(record, store or Store.default())
+        self._run = Run(record, Store.of(store))
         self._run.write()
         self._tokens = _current_run.set(self._run), parent_step.set(None)
         return self._run
@@ -184,7 +184,7 @@ def runs(store: Store | None = None) -> list[RunRecord]:
 
     A record that can't be read is left out, with a warning that names it.
     """
-    store = store or Store.default()
+    store = Store.of(store)
     found = []
     for key in store.records("runs"):
         try:

@@ -108,7 +108,7 @@ class Step(Generic[_Parameters, _Result]):
         return result
 
     def _store_outputs(self, this_run: Run, record: StepRecord, result: object) -> None:
-        store = self.store or this_run.store
+        store = Store.of(self.store or this_run.store)
         try:
             outputs = list(_outputs(result))
         except Exception:  # a container's own methods may raise, and materializers may quarrel

@@ -31,6 +31,8 @@ class Trust:
         """
         if isinstance(trust, (str, type)) or callable(trust):
             trust = (trust,)
+        if not isinstance(trust, Iterable):
+            raise TypeError(f"trust= takes classes and dotted names; got {trust!r}")
         return cls(tuple(_pattern(item) for item in trust))
 
     def allows(self, name: str) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from flowyml import encoding
 from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
+from flowyml.properties import type_name
 from flowyml_pytorch import structure, tensors
 from flowyml_pytorch.census import unwrap
 from flowyml_pytorch.policy import main_module_name
@@ -121,11 +122,14 @@ def load(saved: Saved, options: LoadOptions) -> Any:
 def _load_into(saved: Saved, options: LoadOptions) -> nn.Module:
     module = options.into
     if not isinstance(module, nn.Module):
-        raise UnsupportedObjectError(
-            f"into= takes a torch.nn.Module for {saved.ref}; got a {type(module).__name__}."
+        got = (
+            f"the class {module.__name__}" if isinstance(module, type) else f"a {type_name(module)}"
         )
+        raise UnsupportedObjectError(f"into= takes a torch.nn.Module for {saved.ref}; got {got}.")
     state = tensors.read(saved.files["weights.pt"], saved.ref)
-    tensors.check_same_keys(_shapes(state), _shapes(module.state_dict()), saved.ref)
+    inner, _ = unwrap(module)
+    there = inner.state_dict()
+    tensors.check_same_keys(_shapes(state), _shapes(there), saved.ref)
     left_out = saved.result.details.get("left_out")
     if left_out:
         warnings.warn(
@@ -135,7 +139,11 @@ def _load_into(saved: Saved, options: LoadOptions) -> nn.Module:
             stacklevel=2,
         )
     try:
-        module.load_state_dict(state, strict=not left_out)  # tensors were compared strictly above
+        inner.load_state_dict(
+            state,
+            strict=not left_out,  # tensors were compared strictly above
+            assign=any(isinstance(t, Tensor) and t.is_meta for t in there.values()),
+        )
     except Exception as error:  # a user's own set_extra_state() or hooks may raise anything
         raise MaterializationError(f"{saved.ref} can't be loaded into into=: {error}") from error
     return module if options.device is None else module.to(options.device)

@@ -7,6 +7,7 @@ counters, is put back afterwards.
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 import threading
@@ -138,6 +139,7 @@ def _observe(root: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
 
     with ExitStack() as stack:
         stack.enter_context(_lock)
+        stack.enter_context(_quiet())
         stack.enter_context(_unchanged(root, owned))
         for handle in (
             module_hooks.register_module_forward_pre_hook(enter),
@@ -202,6 +204,18 @@ def _tensors_of(root: nn.Module) -> Iterator[Tensor]:
             if item is not None:
                 yield item
         yield from (item for item in vars(module).values() if isinstance(item, Tensor))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging a traceback for a shape that doesn't fit: we report the reason."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextmanager

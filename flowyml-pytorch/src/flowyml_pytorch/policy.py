@@ -66,8 +66,8 @@ def main_module_name() -> str | None:
     spec = getattr(main, "__spec__", None)
     if spec is not None:
         return str(spec.name)
-    path = getattr(main, "__file__", None)
-    return Path(path).stem if path else None
+    name = Path(getattr(main, "__file__", None) or "").stem
+    return name if name.isidentifier() else None
 
 
 def importable_name(item: Any) -> Name | None:
@@ -147,7 +147,7 @@ class Resolver:
 
     def _resolve(self, name: Name) -> None:
         here = self._importable(name)
-        if self.trust.allows(name.dotted) or self.trust.allows(here.dotted):
+        if any(self.trust.allows(known) for known in self._known_as(name, here)):
             item = _imported(name, self.main) or _import(here)
             self.found[name] = item
             if item is None:
@@ -155,7 +155,7 @@ class Resolver:
             return
         item = _imported(name, self.main)
         if item is None:
-            imported = here.module != "__main__" and _module(here.module, None) is not None
+            imported = here.module == "__main__" or _module(here.module, None) is not None
             (self.missing if imported else self.refused).append(here.dotted)
         elif is_safe(item) or _is_plain_module_class(item):
             self.found[name] = item
@@ -164,20 +164,24 @@ class Resolver:
 
     def _importable(self, name: Name) -> Name:
         """Return the name under which a class of the script that saved it could be imported."""
-        elsewhere = self.main is not None and self.main != main_module_name()
-        if name.module != "__main__" or not elsewhere:
+        if name.module != "__main__" or self.main is None or self.main == main_module_name():
             return name
-        if _imported(name) is None:
-            return Name(str(self.main), name.qualname)
-        if str(self.main) not in sys.modules:
-            warnings.warn(
-                f"{self.ref} was saved by the script {self.main!r}; its class {name.qualname} is "
-                f"taken from the script that runs now, which has one of that name. Import "
-                f"{self.main} to use the original.",
-                MaterializationWarning,
-                stacklevel=2,
-            )
+        if self.main in sys.modules or _imported(name) is None:
+            return Name(self.main, name.qualname)
+        warnings.warn(
+            f"{self.ref} was saved by the script {self.main!r}; its class {name.qualname} is taken "
+            f"from the script that runs now, which has one of that name. Import {self.main} to use "
+            f"the original.",
+            MaterializationWarning,
+            stacklevel=2,
+        )
         return name
+
+    def _known_as(self, name: Name, here: Name) -> set[str]:
+        """Return the dotted names that mean an item in this process."""
+        if name.module == "__main__" and self.main is not None and self.main == main_module_name():
+            return {name.dotted, f"{self.main}.{name.qualname}"}
+        return {here.dotted}
 
 
 def _is_plain_module_class(item: Any) -> bool:

@@ -78,6 +78,8 @@ def read(path: Path, ref: str, device: Any = None) -> Any:
         UntrustedDataError: when the file holds more than tensors and plain containers.
         MaterializationError: when it can't be read.
     """
+    if device is not None:
+        _check_device(device, ref)
     try:
         return torch.load(path, weights_only=True, mmap=True, map_location=_placed(device))
     except pickle.UnpicklingError as error:
@@ -87,6 +89,16 @@ def read(path: Path, ref: str, device: Any = None) -> Any:
         ) from error
     except (RuntimeError, ValueError, TypeError, KeyError, EOFError, OSError) as error:
         raise MaterializationError(f"{ref}: {path} can't be read: {error}") from error
+
+
+def _check_device(device: Any, ref: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise MaterializationError(
+            f"{ref} can't be loaded onto device={device!r}, which can't be used here: {reason}"
+        ) from error
 
 
 def _placed(device: Any) -> Any:

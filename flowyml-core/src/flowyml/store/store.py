@@ -7,6 +7,7 @@ were. Loading verifies every byte before it is handed out.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from flowyml.errors import (
     StoreError,
 )
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions
+from flowyml.models import described
 from flowyml.properties import type_name
 from flowyml.store import maintenance, saving
 from flowyml.store import manifest as manifests
@@ -63,6 +65,17 @@ class Store:
         """Return the store of ``$FLOWYML_STORE``, or else of ``./.flowyml``."""
         return cls(os.environ.get("FLOWYML_STORE") or ".flowyml")
 
+    @classmethod
+    def of(cls, store: Store | str | os.PathLike[str] | None) -> Store:
+        """Return a store: the one given, that of a directory, or the default one for None."""
+        if store is None:
+            return cls.default()
+        if isinstance(store, Store):
+            return store
+        if isinstance(store, (str, os.PathLike)):
+            return cls(store)
+        raise TypeError(f"store= takes a Store or a directory; got a {type_name(store)}.")
+
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r})"
 
@@ -94,7 +107,8 @@ class Store:
         step: str | None = None,
     ) -> Asset:
         """Save like `save`, noting the run and step that made the object."""
-        asset = obj if isinstance(obj, Asset) else Asset(data=obj)
+        asset = obj if isinstance(obj, Asset) else described(obj)
+        asset.before_save()
         if asset.data is None and asset.stored is not None and asset.stored.type != "NoneType":
             raise StoreError(
                 f"{asset.ref} was read without its data, so there is nothing to save. Load it with "
@@ -287,7 +301,9 @@ class Store:
                 take_in(folder, manifest, staging, self._blobs)
                 self._publish_import(attrs.evolve(manifest, asset=asset), staging)
         except OSError as error:
-            raise StoreError(f"{folder} can't be imported: {error}.") from error
+            raise StoreError(
+                f"{folder} can't be imported: {error}. What can be is a folder that export made."
+            ) from error
         return self.get(str(asset.ref))
 
     def _publish_import(self, manifest: Manifest, staging: Path) -> None:
@@ -403,7 +419,12 @@ class Store:
             version = versions[-1]
         if version is None:
             known = ", ".join(self.names()[:20]) or "nothing yet"
-            raise AssetNotFoundError(f"{self.path} holds no {name!r}. It holds: {known}.")
+            near = difflib.get_close_matches(name, self.names(), 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise AssetNotFoundError(
+                f"{self.path} holds no {name!r}. It holds: {known}.{hint} Another store is chosen "
+                f"with store=, or with $FLOWYML_STORE."
+            )
         try:
             text = self._backend.read(_key(name, version))
         except OSError as error:
