@@ -570,3 +570,15 @@ def test_a_directory_will_do_for_a_store(tmp_path: Path) -> None:
     assert Model.load("m", store=tmp_path / "other").digest == model.digest
     with pytest.raises(TypeError, match="store= takes a Store or a directory; got a int"):
         Model.load("m", store=3)  # type: ignore[arg-type]
+
+
+def test_what_example_inputs_showed_stays_while_the_layers_do(store: Store) -> None:
+    Model.from_pytorch(nn.Linear(2, 2), "m", example_inputs=torch.ones(1, 2)).save(store)
+    loaded = Model.load("m", store=store)
+    loaded.data.eval()
+    loaded.save(store)
+    read = store.get("m@v2").metadata.properties
+    assert (read["flops"], read["training_mode"]) == (8, False)
+    loaded.data = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    loaded.save(store)
+    assert store.get("m@v3").metadata.properties["flops"] is None

@@ -332,10 +332,7 @@ def test_a_class_of_another_script_is_taken_by_name_with_a_warning_only(
     assert "saved by the script 'one'" in run_script(define + load, name="two.py")
 
 
-def test_a_config_class_of_a_script_is_trusted_by_the_name_it_is_imported_under(
-    run_script: Callable[..., str],
-) -> None:
-    define = """
+CONFIGURED = """
 from torch import nn
 from flowyml import Store
 class Config:
@@ -347,7 +344,12 @@ class Net(nn.Module):
 if __name__ == "__main__":
     Store.default().save(Net(), "m")
 """
-    run_script(define, name="training.py")
+
+
+def test_a_config_class_of_a_script_is_trusted_by_the_name_it_is_imported_under(
+    run_script: Callable[..., str],
+) -> None:
+    run_script(CONFIGURED, name="training.py")
     code = """
 from flowyml import Store
 from flowyml.errors import UntrustedDataError
@@ -379,25 +381,18 @@ def test_files_that_are_missing_or_strange_are_one_kind_of_error(store: Store) -
 def test_a_class_of_ones_own_script_is_trusted_for_itself_only(
     run_script: Callable[..., str],
 ) -> None:
-    define = """
-from torch import nn
-from flowyml import Store
-from flowyml.errors import UntrustedDataError
-class Config:
-    width = 3
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.config = Config()
-if __name__ == "__main__":
-    Store.default().save(Net(), "m")
+    define = (
+        CONFIGURED
+        + """
     for trust in ([Config], "__main__.Config", "training.Config"):
         print(type(Store.default().load("m", trust=trust).config) is Config)
 """
+    )
     assert run_script(define, name="training.py") == "True\nTrue\nTrue\n"
     other = """
 import training
-from training import Store, UntrustedDataError
+from flowyml import Store
+from flowyml.errors import UntrustedDataError
 class Config:
     pass
 try:

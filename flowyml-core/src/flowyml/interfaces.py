@@ -46,11 +46,13 @@ class Extractor(ABC):
         accepts: what it describes, for error messages: ``"a torch.nn.Module"``.
         options: keyword arguments of ``Model.from_<framework>`` that `extract` understands;
             every other keyword argument becomes a property.
+        optional: properties that are only known when an option is given.
     """
 
     framework: ClassVar[str]
     accepts: ClassVar[str] = "a model of the framework"
     options: ClassVar[frozenset[str]] = frozenset()
+    optional: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def detect(self, obj: object) -> bool:

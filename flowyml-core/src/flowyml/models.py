@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
+_SHAPE = ("parameters", "num_layers", "layer_types")
+"""While these stay the same, so does what an option had brought to light of a loaded model."""
+
 
 class Described(Generic[_Value]):
     """An attribute that reads the property of its name; None when that isn't described."""
@@ -235,7 +238,10 @@ class Model(Asset, metaclass=ModelType):
         extractor = adapters.extractor_or_none(self.data)
         if self._extracted and extractor is not None and extractor.framework == self.framework:
             found = _extracted(extractor, self.data, self._options)
-            self.metadata.properties.update({"framework": self.framework, **found})
+            before = self.metadata.properties
+            if not self._options and all(found.get(key) == before.get(key) for key in _SHAPE):
+                found = {key: v for key, v in found.items() if key not in extractor.optional}
+            before.update({"framework": self.framework, **found})
 
     def refresh(self, **options: Any) -> Self:
         """Describe again, after the model has changed; what the user added stays.

@@ -24,26 +24,14 @@ from torch.nn.parameter import is_lazy
 
 from flowyml_pytorch.census import type_name, unwrap
 from flowyml_pytorch.classes import facts_of
+from flowyml_pytorch.plugin import OBSERVED
 from flowyml_pytorch.shapes import Frame, ShapeMode
 
 _lock = threading.Lock()
 """Hooks on all modules and the attention switch are the process's, so one pass runs at a time."""
 
 
-UNOBSERVED: Mapping[str, Any] = MappingProxyType(
-    dict.fromkeys(
-        [
-            "flops",
-            "activation_bytes",
-            "input_signature",
-            "output_signature",
-            "observed_layers",
-            "observed_operations",
-            "operations_without_flops",
-            "observation_error",
-        ]
-    )
-)
+UNOBSERVED: Mapping[str, Any] = MappingProxyType(dict.fromkeys(OBSERVED))
 """The properties that need example inputs, as they are without."""
 
 

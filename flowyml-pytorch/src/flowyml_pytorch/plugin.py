@@ -28,6 +28,19 @@ if TYPE_CHECKING:
     import torch
 
 
+OBSERVED = (
+    "flops",
+    "activation_bytes",
+    "input_signature",
+    "output_signature",
+    "observed_layers",
+    "observed_operations",
+    "operations_without_flops",
+    "observation_error",
+)
+"""The properties that a pass over example inputs adds."""
+
+
 def _is_module(obj: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(obj, torch.nn.Module)
@@ -50,6 +63,7 @@ class ModuleExtractor(Extractor):
     framework = "pytorch"
     accepts = "a torch.nn.Module"
     options = frozenset({"example_inputs"})
+    optional = frozenset(OBSERVED)
 
     def detect(self, obj: object) -> bool:
         """Tell whether it is a module, or a program that ``torch.export`` made of one."""
