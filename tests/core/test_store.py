@@ -1,4 +1,5 @@
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from flowyml.errors import (
     StoreError,
 )
 from flowyml.interfaces import LoadOptions, Materializer, Saved, SaveOptions, SaveResult
+from flowyml.store.backend import LocalDirectory
 
 
 def files(store: Store, folder: str = "") -> list[Path]:
@@ -211,8 +213,6 @@ def test_a_save_that_fails_leaves_nothing_behind(store: Store, toy: Any, monkeyp
         if key.startswith("assets/"):
             raise OSError(28, "No space left on device")
         return publish(self, staged, key)
-
-    from flowyml.store.backend import LocalDirectory
 
     publish = LocalDirectory.publish
     with monkeypatch.context() as patched:
@@ -476,3 +476,25 @@ def test_a_version_moves_to_another_store(store: Store, toy: Any, tmp_path: Path
     assert "damaged" not in other.names()
     with pytest.raises(StoreError, match="can't be imported"):
         other.import_(tmp_path / "nowhere")
+
+
+def test_a_blob_that_a_saver_marks_while_it_is_collected_is_put_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(["content"], "a")
+    store.delete("a@v1")
+    (blob,) = files(store, "blobs")
+    # The collector has looked, and thinks the blob old; since then a saver has marked it.
+    monkeypatch.setattr(LocalDirectory, "age", lambda self, key: 1e9)
+    assert store.gc(grace=60).blobs == 0
+    assert blob.exists()
+    os.utime(blob, (0, 0))
+    assert store.gc(grace=60).blobs == 1
+    assert not blob.exists()
+
+
+def test_refs_name_everything_in_order(store: Store) -> None:
+    assert store.refs() == []
+    for name in ("b", "a", "b"):
+        store.save(1, name)
+    assert store.refs() == ["a@v1", "b@v1", "b@v2"]

@@ -118,7 +118,7 @@ def _list(parsed: argparse.Namespace) -> None:
     store = _store(parsed)
     assets: list[Asset] = []
     damaged: list[str] = []
-    for ref in [f"{name}@{v}" for name in store.names() for v in store.versions(name)]:
+    for ref in store.refs():
         try:
             assets.append(store.get(ref))
         except StoreError as error:

@@ -333,10 +333,13 @@ def _refuse_typos(cls: type[Model], given: Iterable[str], options: Iterable[str]
     Raises:
         TypeError: that says which argument is meant. `properties=` takes any name.
     """
+    unknown = set(given).difference(options)
+    if not unknown:
+        return
     known = [*inspect.signature(cls.create).parameters, *options]
-    for name in given:
+    for name in unknown:
         near = difflib.get_close_matches(name, known, 1, cutoff=0.9)
-        if near and name not in known:
+        if near:
             raise TypeError(
                 f"{name}= is no argument; did you mean {near[0]}=? To note a property of that "
                 f"name, use properties={{{name!r}: ...}}."

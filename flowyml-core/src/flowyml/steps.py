@@ -52,6 +52,7 @@ class Step(Generic[_Parameters, _Result]):
         _refuse_unfit(function)
         functools.update_wrapper(self, function)
         self.function = function
+        self._signature = inspect.signature(function)
         self.name = names.check_name(name or names.from_text(function.__name__))
         self.seed = None if seed is None else check_seed(seed)
         self.store = store
@@ -70,14 +71,16 @@ class Step(Generic[_Parameters, _Result]):
 
     def __call__(self, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         """Call the function in the current run, or in a run of its own."""
-        inspect.signature(self.function).bind(*args, **kwargs)  # a wrong call is no run
+        bound = self._signature.bind(*args, **kwargs)  # a wrong call is no run
         outer = current_run()
         context = nullcontext(outer) if outer else run(self.name, store=self.store, tags=self.tags)
         with context as this_run:
             assert this_run is not None
-            return self._call_in(this_run, args, kwargs)
+            return self._call_in(this_run, bound, args, kwargs)
 
-    def _call_in(self, this_run: Run, args: Any, kwargs: Any) -> _Result:
+    def _call_in(
+        self, this_run: Run, bound: inspect.BoundArguments, args: Any, kwargs: Any
+    ) -> _Result:
         seed = self.seed if self.seed is not None else this_run.seed
         record = StepRecord(
             name=self.name,
@@ -86,7 +89,7 @@ class Step(Generic[_Parameters, _Result]):
             seed=seed,
             parent=parent_step.get(),
         )
-        record.hyperparameters, record.inputs = _arguments(self.function, args, kwargs)
+        record.hyperparameters, record.inputs = _arguments(bound)
         index = this_run.add(record)
         this_run.write_or_warn()
         token = parent_step.set(index)
@@ -194,11 +197,8 @@ def _refuse_unfit(function: Any) -> None:
             )
 
 
-def _arguments(
-    function: Callable[..., Any], args: Any, kwargs: Any
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Split the bound arguments into JSON-able values and the types of the rest."""
-    bound = inspect.signature(function).bind(*args, **kwargs)
+def _arguments(bound: inspect.BoundArguments) -> tuple[dict[str, Any], dict[str, str]]:
+    """Split the arguments, defaults included, into JSON-able values and the types of the rest."""
     bound.apply_defaults()
     hyperparameters: dict[str, Any] = {}
     inputs: dict[str, str] = {}

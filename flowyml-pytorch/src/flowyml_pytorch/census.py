@@ -80,9 +80,7 @@ class Census:
 def take(model: nn.Module) -> Census:
     """Walk over a model."""
     root, wrapper = unwrap(model)
-    training = bool(
-        getattr(root, "training", False)
-    )  # absent where a class skips our parent's init
+    training = bool(getattr(root, "training", False))  # absent without Module's own __init__
     census = Census(class_name(root), training, wrapper)
     parameters, sample, layers = census.parameters, census.sample, census.layers
     known: dict[type, ClassFacts] = {}

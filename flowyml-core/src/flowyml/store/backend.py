@@ -47,6 +47,9 @@ class Backend(Protocol):
     def touch(self, key: str) -> None:
         """Make a file's age zero."""
 
+    def withdraw(self, key: str, folder: Path) -> Path:
+        """Move a file into a staging folder. Raises FileNotFoundError when it isn't there."""
+
     def remove(self, key: str) -> None:
         """Remove a file, or a folder with what is in it; nothing when it isn't there."""
 
@@ -116,7 +119,7 @@ class LocalDirectory:
             return 0
 
     def age(self, key: str) -> float:
-        """Compare times of modification with the clock; infinite for what is gone."""
+        """Compare times of modification with the clock; zero for what is gone."""
         path = self.root / key
         try:
             times = [path.lstat().st_mtime]
@@ -128,6 +131,10 @@ class LocalDirectory:
     def touch(self, key: str) -> None:
         """Set the time of modification."""
         os.utime(self.root / key)
+
+    def withdraw(self, key: str, folder: Path) -> Path:
+        """Rename the file, which takes its time of modification along."""
+        return (self.root / key).rename(folder / key.replace("/", "-"))
 
     def remove(self, key: str) -> None:
         """Unlink a file, or a folder's files and the folder."""

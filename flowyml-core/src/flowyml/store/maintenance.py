@@ -7,6 +7,7 @@ belongs to nobody.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import attrs
@@ -51,14 +52,32 @@ def collect(backend: Backend, manifests: Iterable[Manifest], grace: float) -> Co
     blobs = size = unfinished = 0
     for digest, key in blob_keys(backend):
         if digest not in referenced and backend.age(key) >= grace:
-            size += backend.size(key)
-            backend.remove(key)
-            blobs += 1
+            removed = _removed(backend, key, grace)
+            size += removed or 0
+            blobs += removed is not None
     for name in backend.keys("staging"):
         if backend.age(f"staging/{name}") >= grace:
             backend.remove(f"staging/{name}")
             unfinished += 1
     return Collected(blobs, unfinished, size)
+
+
+def _removed(backend: Backend, key: str, grace: float) -> int | None:
+    """Remove a blob and return its size, or None when a saver has just made use of it.
+
+    A saver marks a blob before it relies on it. Withdrawn first and looked at then, a blob either
+    shows the mark and is put back, or is missed by the saver, which publishes it again.
+    """
+    with backend.staging() as folder:
+        try:
+            withdrawn = backend.withdraw(key, folder)
+        except FileNotFoundError:  # another process collects
+            return None
+        found = withdrawn.stat()
+        if time.time() - found.st_mtime >= grace:
+            return found.st_size
+        backend.publish(withdrawn, key)
+        return None
 
 
 def measure(backend: Backend, manifests: Iterable[Manifest]) -> Stats:

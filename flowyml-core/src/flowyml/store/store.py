@@ -154,22 +154,25 @@ class Store:
         """Write the manifest under the first version that nobody else takes."""
         wanted = None if asset.stored else asset.version
         while True:
-            used = [*self.versions(name), *self._deleted(name)]
-            if wanted in self._deleted(name):
-                raise StoreError(f"{name}@{wanted} was deleted, and a version is never used again.")
-            version = wanted or names.next_version(used)
+            version = wanted or names.next_version([*self.versions(name), *self._deleted(name)])
             to_write = attrs.evolve(asset, name=name, version=version, stored=stored)
-            staged = folder / "manifest.json"
-            staged.write_bytes(saving.checked_text(Manifest(to_write, details)))
-            staged.chmod(0o444)
-            if self._backend.publish(staged, _key(name, version)):
+            if self._committed(Manifest(to_write, details), folder):
                 return version
             if wanted:
                 raise StoreError(
                     f"{name}@{wanted} exists already in {self.path}, and a version never changes. "
                     f"Leave version= out to get the next one."
                 )
-            staged.unlink()
+
+    def _committed(self, manifest: Manifest, folder: Path) -> bool:
+        """Publish a manifest, which commits its version; False when the version is taken."""
+        name, version = str(manifest.asset.name), str(manifest.asset.version)
+        if version in self._deleted(name):
+            raise StoreError(f"{name}@{version} was deleted, and a version is never used again.")
+        staged = folder / f"{version}.manifest"
+        staged.write_bytes(saving.checked_text(manifest))
+        staged.chmod(0o444)
+        return self._backend.publish(staged, _key(name, version))
 
     def load(
         self,
@@ -235,6 +238,10 @@ class Store:
         versions = [file.removesuffix(".json") for file in files if file.endswith(".json")]
         return sorted(filter(names.is_version, versions), key=names.version_order)
 
+    def refs(self) -> list[str]:
+        """Return ``"name@version"`` of everything, sorted by name, versions oldest first."""
+        return [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
+
     def verify(self, ref: str | None = None) -> Verification:
         """Compare every byte of a version, or of all, with its digest.
 
@@ -242,7 +249,7 @@ class Store:
             IntegrityError: listing everything that is damaged, after all was checked.
             AssetNotFoundError: when there is no such name or version.
         """
-        refs = [ref] if ref else [f"{n}@{v}" for n in self.names() for v in self.versions(n)]
+        refs = [ref] if ref else self.refs()
         checked: dict[str, int] = {}
         problems: list[str] = []
         for one in refs:
@@ -299,22 +306,17 @@ class Store:
             self._layout.prepare()
             with self._backend.staging() as staging:
                 take_in(folder, manifest, staging, self._blobs)
-                self._publish_import(attrs.evolve(manifest, asset=asset), staging)
+                imported = attrs.evolve(manifest, asset=asset)
+                if not self._committed(imported, staging):
+                    self._refuse_other_content(imported)
         except OSError as error:
             raise StoreError(
                 f"{folder} can't be imported: {error}. What can be is a folder that export made."
             ) from error
         return self.get(str(asset.ref))
 
-    def _publish_import(self, manifest: Manifest, staging: Path) -> None:
-        ref, version = str(manifest.asset.ref), str(manifest.asset.version)
-        if version in self._deleted(str(manifest.asset.name)):
-            raise StoreError(f"{ref} was deleted here, and a version is never used again.")
-        staged = staging / "manifest.json"
-        staged.write_bytes(manifests.write(manifest))
-        staged.chmod(0o444)
-        if self._backend.publish(staged, _key(str(manifest.asset.name), version)):
-            return
+    def _refuse_other_content(self, manifest: Manifest) -> None:
+        ref = str(manifest.asset.ref)
         if self.get(ref).digest != manifest.stored.digest:
             raise StoreError(f"{self.path} has a {ref} of other content. Import it as name=...")
 
@@ -361,9 +363,7 @@ class Store:
 
     def _all_manifests(self) -> list[Manifest]:
         found, problems = [], []
-        for ref in [
-            f"{name}@{version}" for name in self.names() for version in self.versions(name)
-        ]:
+        for ref in self.refs():
             try:
                 found.append(self._manifest(ref))
             except AssetNotFoundError:
