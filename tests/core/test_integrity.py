@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowyml import Model, Store, encoding
+from flowyml.digests import digest_of_bytes
 from flowyml.errors import IntegrityError, StoreError
 from flowyml.store import manifest
-from flowyml.store.blobs import digest_of_bytes
 
 
 def rewrite(path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from flowyml import Store
-from flowyml.errors import MaterializationError, UntrustedDataError
+from flowyml.errors import IntegrityError, MaterializationError, UntrustedDataError
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
 from flowyml.trust import Trust
 from flowyml_pytorch import modules
@@ -112,21 +112,25 @@ def crafted(tmp_path: Path, structure: Any, weights: bytes | None = None) -> Sav
     (tmp_path / "structure.json").write_text(
         structure if isinstance(structure, str) else json.dumps(structure)
     )
-    path = tmp_path / "weights.pt"
-    torch.save({"w": torch.zeros(1)}, path)
+    row = ["0" * 64, "tensors/w.pt", None, "float32", [1], [1]]
+    (tmp_path / "tensors.json").write_text(json.dumps({"schema": 1, "tensors": [row]}))
+    (tmp_path / "tensors").mkdir(exist_ok=True)
+    path = tmp_path / "tensors" / "w.pt"
+    torch.save(torch.zeros(1), path)
     if weights is not None:
         path.write_bytes(weights)
-    files = {name: tmp_path / name for name in ("structure.json", "weights.pt")}
+    files = {name: tmp_path / name for name in ("structure.json", "tensors.json", "tensors/w.pt")}
     return Saved("evil@v1", "module", files, SaveResult())
 
 
 def structure(*objects: Any, root: Any = None) -> dict[str, Any]:
-    tensor = {"file": "weights.pt", "key": "w", "parameter": True, "requires_grad": True}
     return {
         "schema": 1,
         "root": {"$object": 0} if root is None else root,
+        "state": {"$ordered": [["weight", {"$tensor": 0}]]},
+        "metadata": None,
         "objects": list(objects),
-        "tensors": [tensor],
+        "tensors": [{"stored": 0, "parameter": True, "requires_grad": True}],
     }
 
 
@@ -201,8 +205,9 @@ def test_a_pickle_in_place_of_the_weights_is_not_run(tmp_path: Path, how: str) -
     if how == "pickle":
         path.write_bytes(pickle.dumps(Harmless()))
     else:
-        torch.save({"w": Harmless()}, path, _use_new_zipfile_serialization=how == "zip")
-    saved = crafted(tmp_path, structure(module()), path.read_bytes())
+        torch.save(Harmless(), path, _use_new_zipfile_serialization=how == "zip")
+    data = structure(module(x={"$tensor": 0}))
+    saved = crafted(tmp_path, data, path.read_bytes())
     with pytest.raises((UntrustedDataError, MaterializationError)):
         modules.load(saved, LoadOptions())
     with pytest.raises((UntrustedDataError, MaterializationError)):
@@ -367,7 +372,7 @@ def test_files_that_are_missing_or_strange_are_one_kind_of_error(store: Store) -
 
     store.save(nn.Linear(1, 1), "m")
     materializer = adapters.materializer("pytorch.module")
-    with pytest.raises(KeyError):
+    with pytest.raises(MaterializationError, match="structure.json is unfit"):
         materializer.load(Saved("m@v1", "module", {}, SaveResult()), LoadOptions())
     for strange in ({"$device": "foo"}, {"$float": 10**400}, {"$numpy": ["O", None, "00"]}):
         path = store.path / "structure.json"
@@ -414,3 +419,49 @@ def test_a_script_that_cannot_be_imported_is_said_to_need_into(
     told = run_script(load, name="serve.py")
     assert "__main__.Net, which no longer exists" in told
     assert "into=" in told
+
+
+class Moved(nn.Linear):
+    pass
+
+
+def test_a_class_map_says_where_a_class_has_moved(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = nn.Sequential(Configured(), Moved(2, 2))
+    store.save(net, "m")
+    for name in ("Configured", "Moved", "Plain"):
+        monkeypatch.setattr(
+            sys.modules[__name__], name, type(name, (globals()[name],), {"__module__": "gone"})
+        )
+    with pytest.raises(MaterializationError, match=r"class_map=\{.*Configured': NewClass\}"):
+        store.load("m", trust=[f"{__name__}.*"])
+    here = sys.modules[__name__]
+    new = {f"{__name__}.{name}": getattr(here, name) for name in ("Configured", "Moved", "Plain")}
+    back = store.load("m", class_map=new)
+    assert [type(part) for part in back] == [here.Configured, here.Moved]
+    assert type(back[0].config) is here.Plain
+    assert torch.equal(back[1].weight, net[1].weight)
+    state = store.load("m", format="state_dict")
+    assert list(state) == list(net.state_dict())
+    assert torch.equal(state["1.weight"], net[1].weight)
+
+
+def test_damage_names_the_tensors(store: Store) -> None:
+    net = nn.Sequential(nn.Linear(200, 200), nn.BatchNorm1d(200), nn.Linear(3, 3))
+    store.save({"net": net, "extra": [torch.ones(9000)]}, "m")
+    told = {}
+    for file in store.get("m").stored.files:
+        path = store.path / "blobs" / file.digest[:2] / file.digest[2:]
+        honest = path.read_bytes()
+        path.chmod(0o644)
+        path.write_bytes(honest[: len(honest) // 2] + b"?" + honest[len(honest) // 2 + 1 :])
+        with pytest.raises(IntegrityError, match=rf"m@v1, file '{file.path}', is damaged") as error:
+            store.load("m")
+        told[file.path] = str(error.value).partition("Damaged in it: ")[2]
+        path.write_bytes(honest)
+    assert "the tensor net.0.weight." in told.values()
+    assert "the tensor extra.0." in told.values()
+    assert any("one or more of the tensors net.0.bias, net.1.weight" in t for t in told.values())
+    assert told["structure.json"] == ""
+    store.load("m")

@@ -1,6 +1,8 @@
+import warnings
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -76,12 +78,109 @@ def test_into_copies_strictly(store: Store) -> None:
         store.load("t", into={})
 
 
-@pytest.mark.parametrize(
-    "value", [{"a": torch.ones(1), "b": 1}, {1: torch.ones(1)}, {torch.ones(1)}]
-)
-def test_what_is_not_handled_yet_is_said_by_type(store: Store, value: Any) -> None:
+def test_containers_keep_their_types_and_what_they_share(store: Store) -> None:
+    shared = torch.ones(3)
+    value = {
+        "a": [shared, (shared, 1)],
+        2: {"b": shared[1:], "c": None, "d": {"x", "y"}},
+        "e": OrderedDict(z=np.arange(3), y=np.random.default_rng(0).normal(size=(50, 50))),
+        (1, "t"): torch.zeros(0, 2),
+        "list": [],
+    }
+    value["again"] = value["a"]
+    store.save(value, "v")
+    back = store.load("v")
+    assert list(back) == list(value)
+    assert back["again"] is back["a"]
+    assert back["a"][0] is back["a"][1][0]
+    back["a"][0][1] = 5
+    assert back[2]["b"].tolist() == [5, 1]
+    assert back[2]["d"] == {"x", "y"}
+    assert np.array_equal(back["e"]["y"], value["e"]["y"])
+    assert type(back["e"]) is OrderedDict
+    assert back[(1, "t")].shape == (0, 2)
+
+
+@pytest.mark.parametrize("value", [{"a": torch.ones(1), "b": object()}, [torch.ones(1), len]])
+def test_a_container_with_something_unknown_is_not_saved_in_part(store: Store, value: Any) -> None:
     with pytest.raises(MaterializationError, match="No materializer handles"):
         store.save(value, "v")
+
+
+def test_no_whole_storage_is_written_for_slices(store: Store) -> None:
+    large = torch.zeros(1_000_000)
+    ends = [large[:10], large[-10:], large[5:15], large[::100_000], large[3:4].expand(10_000)]
+    store.save(ends, "v")
+    back = store.load("v")
+    assert store.stats().stored < 4_100_000  # the strided one reaches over most of it
+    assert [t.stride() for t in back] == [t.stride() for t in ends]
+    store.save([large[:10], large[-10:], large[5:15]], "w")
+    assert sum(file.size for file in store.get("w").stored.files) < 10_000
+    first, _, third = store.load("w")
+    first[7] = 3
+    assert third[2] == 3
+
+
+def test_equal_tensors_are_stored_once_and_come_back_apart(store: Store) -> None:
+    for size in (10, 10_000):
+        store.save([torch.ones(size), torch.ones(size)], "v")
+        one, two = store.load("v")
+        one[0] = 5
+        assert two[0] == 1
+    assert store.stats().stored < 50_000
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.bool, torch.uint8, torch.int16, torch.float16, torch.bfloat16, torch.float64),
+        *(torch.complex64, torch.float8_e4m3fn, torch.uint16, torch.uint64, torch.complex32),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (200, 100)])
+def test_every_data_type_comes_back(store: Store, dtype: torch.dtype, shape: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # complex32 is experimental, says torch
+        tensor = torch.randint(0, 2, shape).to(dtype)
+    store.save(tensor, "t")
+    back = store.load("t")
+    assert (back.dtype, back.shape) == (tensor.dtype, tensor.shape)
+    assert back.untyped_storage().tolist() == tensor.untyped_storage().tolist()
+    store.save([tensor, tensor.clone()], "t")
+    assert len(store.load("t")) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensors_without_plain_elements_come_back(store: Store) -> None:
+    dense = torch.eye(3)
+    values = [
+        dense.to_sparse(),
+        dense.to_sparse_csr(),
+        torch.quantize_per_tensor(dense, 0.1, 2, torch.qint8),
+        torch.empty(2, 3, device="meta"),
+        torch.ones(2, dtype=torch.complex64).conj(),
+    ]
+    store.save(values, "v")
+    back = store.load("v")
+    assert [t.layout for t in back] == [t.layout for t in values]
+    assert torch.equal(back[0].to_dense(), dense)
+    assert torch.equal(back[1].to_dense(), dense)
+    assert torch.equal(back[2].int_repr(), values[2].int_repr())
+    assert back[3].is_meta
+    assert torch.equal(back[4], values[4])
+    assert store.save(values, "v").digest == store.get("v@v1").digest
+
+
+def test_memory_formats_are_kept(store: Store) -> None:
+    weight = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last)
+    store.save([weight, weight.clone().permute(3, 0, 1, 2), torch.randn(3, 4).t()], "v")
+    first, second, third = store.load("v")
+    assert first.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(first, weight)
+    assert second.stride() == weight.permute(3, 0, 1, 2).stride()
+    assert third.shape == (4, 3)
+    assert not third.is_contiguous()
 
 
 def test_a_device_can_be_chosen(store: Store) -> None:

@@ -151,6 +151,12 @@ def materialized_types() -> builtins.list[str]:
     return [name for item in _registry.materializers() for name in item.types]
 
 
+def formats() -> builtins.list[str]:
+    """Return every format that some materializer writes, sorted."""
+    _registry.load()
+    return sorted({name for item in _registry.materializers() for name in item.formats})
+
+
 def random_sources() -> builtins.list[RandomSource]:
     """Return every source of randomness that a seed has to reach."""
     _registry.load()
@@ -192,7 +198,7 @@ def _scan() -> Iterator[Adapter]:
     disabled = set(os.environ.get("FLOWYML_DISABLE_ADAPTERS", "").replace(" ", "").split(","))
     for entry_point in entry_points:
         state: State = "disabled" if entry_point.name in disabled else "known"
-        origin = functools.partial(_origin, entry_point)
+        origin = functools.cache(functools.partial(_origin, entry_point))
         yield Adapter(entry_point.name, entry_point.value, entry_point.load, origin, state)
 
 

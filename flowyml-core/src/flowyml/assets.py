@@ -60,6 +60,7 @@ class Stored:
     restore: Restore = "exact"
     restore_reason: str | None = None
     required_trust: tuple[str, ...] = ()
+    content: str | None = None
     run: str | None = None
     step: str | None = None
 
@@ -130,6 +131,10 @@ class Asset:
 
     def before_save(self) -> None:
         """Bring what is known up to date with the data; a plain asset has nothing to do."""
+
+    def described_with(self) -> dict[str, Any]:
+        """Return the extractor's options that the user gave; a plain asset has none."""
+        return {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.ref or 'without a name'}: {self._in_short()}>"

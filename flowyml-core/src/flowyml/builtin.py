@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from flowyml import encoding
@@ -29,6 +30,7 @@ class JsonMaterializer(Materializer):
 
     key = "core.json"
     formats = ("json",)
+    accepts = frozenset()
     types = ("None", "bool", "int", "float", "str", "list", "tuple", "dict")
 
     def detect(self, obj: object) -> bool:
@@ -42,7 +44,6 @@ class JsonMaterializer(Materializer):
 
     def load(self, saved: Saved, options: LoadOptions) -> Any:
         """Read the value back, equal in value and type."""
-        refuse_into(saved, options)
         try:
             return encoding.loads(saved.files["value.json"].read_bytes())
         except encoding.EncodingError as error:
@@ -54,6 +55,7 @@ class NumpyMaterializer(Materializer):
 
     key = "core.numpy"
     formats = ("npy",)
+    accepts = frozenset()
     types = ("numpy.ndarray", "numpy.generic")
 
     def detect(self, obj: object) -> bool:
@@ -69,14 +71,15 @@ class NumpyMaterializer(Materializer):
         """Write ``array.npy``."""
         import numpy
 
-        numpy.save(folder / "array.npy", obj, allow_pickle=False)
+        with (folder / "array.npy").open("wb") as file:
+            # Into a real file, NumPy writes past Python, and overlooks that the end may not fit.
+            numpy.save(SimpleNamespace(write=file.write), obj, allow_pickle=False)
         return SaveResult(details={"scalar": isinstance(obj, numpy.generic)})
 
     def load(self, saved: Saved, options: LoadOptions) -> Any:
         """Map the array: changes stay in memory, the file keeps what was saved."""
         import numpy
 
-        refuse_into(saved, options)
         path = saved.files["array.npy"]
         try:
             try:
@@ -88,15 +91,6 @@ class NumpyMaterializer(Materializer):
         if saved.result.details.get("scalar"):
             return array[()]
         return numpy.asarray(array)
-
-
-def refuse_into(saved: Saved, options: LoadOptions) -> None:
-    """Refuse ``into=`` and ``device=`` for what is neither filled nor placed."""
-    for name in ("into", "device"):
-        if getattr(options, name) is not None:
-            raise MaterializationError(
-                f"{name}= has no meaning for {saved.ref}, which was saved as {saved.format!r}."
-            )
 
 
 class PythonRandomSource(RandomSource):

@@ -8,8 +8,9 @@ the framework: whoever holds such an object has imported it, so ``sys.modules.ge
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -74,11 +75,48 @@ class Extractor(ABC):
         return type(obj).__name__
 
 
+class Earlier(ABC):
+    """A version that is stored already, whose files a new one may refer to instead of writing."""
+
+    @abstractmethod
+    def files(self) -> Mapping[str, int]:
+        """Return the sizes in bytes of its files, by path."""
+
+    @abstractmethod
+    def details(self) -> Mapping[str, Any]:
+        """Return what its materializer noted for loading."""
+
+    @abstractmethod
+    def read(self, path: str) -> bytes | None:
+        """Return the bytes of one of its files; None when it is missing or damaged."""
+
+    @abstractmethod
+    def keep(self, path: str) -> bool:
+        """Make one of its files a file of the new version too, under the same path.
+
+        Every byte is compared with its digest; False, and nothing done, when it is damaged.
+        """
+
+
 @attrs.frozen
 class SaveOptions:
-    """How to save: one of the materializer's formats."""
+    """How to save.
+
+    Attributes:
+        format: one of the materializer's formats.
+        described_with: the extractor's options that the user gave, such as example inputs.
+        earlier: may be called for the version before this one, written by the same materializer
+            in the same format; None when there is none.
+        expect: may be called with the number of bytes that are going to be written.
+        done: may be called with the path of a file that is complete: the store takes it in while
+            the materializer writes the next. The file must not be touched afterwards.
+    """
 
     format: str
+    described_with: Mapping[str, Any] = attrs.field(factory=dict)
+    earlier: Callable[[], Earlier | None] = lambda: None
+    expect: Callable[[int], None] = lambda _: None
+    done: Callable[[Path], None] = lambda _: None
 
 
 @attrs.frozen
@@ -91,12 +129,15 @@ class SaveResult:
         reason: why not ``"exact"``, in words that name the part that prevents it.
         required_trust: dotted names that loading needs beyond what is safe anyway.
         details: whatever loading needs to know besides the files; JSON-able.
+        content: a digest of what was saved, where equal content may lie in different files;
+            None when the files themselves are the content.
     """
 
     restore: Literal["exact", "weights"] = "exact"
     reason: str | None = None
     required_trust: tuple[str, ...] = ()
     details: Mapping[str, Any] = attrs.field(factory=dict)
+    content: str | None = None
 
 
 @attrs.frozen
@@ -124,11 +165,16 @@ class LoadOptions:
         trust: what the caller trusts; nothing else may be imported or run.
         into: an object that the caller built, to be filled; None builds one.
         device: where to put the values, in the framework's words; None is where they were.
+        format: the form to give it back in, one of the materializer's `conversions`; None is the
+            one that it was saved in.
+        class_map: classes that take the place of those that the files name, by dotted name.
     """
 
     trust: Trust = attrs.field(factory=Trust)
     into: Any = None
     device: Any = None
+    format: str | None = None
+    class_map: Mapping[str, type] = attrs.field(factory=dict)
 
 
 class Materializer(ABC):
@@ -139,11 +185,15 @@ class Materializer(ABC):
             it never changes. The part before the first dot is the adapter's name.
         formats: the formats it writes; the first is the default.
         types: dotted names of the types it handles, for people.
+        conversions: other forms in which what was saved in a format can be given back.
+        accepts: members of `LoadOptions` that `load` heeds; others are refused when given.
     """
 
     key: ClassVar[str]
     formats: ClassVar[tuple[str, ...]]
     types: ClassVar[tuple[str, ...]] = ()
+    conversions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    accepts: ClassVar[frozenset[str]] = frozenset({"into", "device"})
 
     @abstractmethod
     def detect(self, obj: object) -> bool:
@@ -164,6 +214,13 @@ class Materializer(ABC):
             UntrustedDataError: when it would have to; the error lists all that it needs.
             MaterializationError: when the files can't be turned into the object.
         """
+
+    def blame(self, saved: Saved, path: str) -> str | None:
+        """Name what is lost of the object because one of its files is damaged, or None.
+
+        Nothing about the files is checked here. The framework must not be imported.
+        """
+        return None
 
 
 class RandomSource(ABC):

@@ -163,6 +163,7 @@ class Model(Asset, metaclass=ModelType):
         into: Any = None,
         device: Any = None,
         verify: bool = True,
+        class_map: Mapping[str, type] | None = None,
     ) -> Model:
         """Load a model with its data, the live object of its framework.
 
@@ -173,6 +174,7 @@ class Model(Asset, metaclass=ModelType):
             into: an object that you built, to be filled with the weights.
             device: where to put the weights; by default where they were, if that exists here.
             verify: False leaves out comparing every byte with its digest.
+            class_map: classes by the dotted names of those whose place they take.
 
         Raises:
             AssetNotFoundError: when the store has no such model.
@@ -190,7 +192,12 @@ class Model(Asset, metaclass=ModelType):
                 f"Store.load({model.ref!r})."
             )
         model.data = store.load(
-            f"{model.ref}", trust=trust, into=into, device=device, verify=verify
+            f"{model.ref}",
+            trust=trust,
+            into=into,
+            device=device,
+            verify=verify,
+            class_map=class_map,
         )
         if into is not None:
             model.before_save()  # the object is the caller's, and may differ in dtype or mode
@@ -242,6 +249,10 @@ class Model(Asset, metaclass=ModelType):
             if not self._options and all(found.get(key) == before.get(key) for key in _SHAPE):
                 found = {key: v for key, v in found.items() if key not in extractor.optional}
             before.update({"framework": self.framework, **found})
+
+    def described_with(self) -> dict[str, Any]:
+        """Return the extractor's options that the user gave, such as example inputs."""
+        return dict(self._options)
 
     def refresh(self, **options: Any) -> Self:
         """Describe again, after the model has changed; what the user added stays.

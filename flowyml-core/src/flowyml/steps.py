@@ -12,7 +12,7 @@ import re
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -25,6 +25,7 @@ from flowyml.records import NotStored, Output, StepRecord
 from flowyml.running import Run, current_run, failure, parent_step, run
 from flowyml.seeds import check_seed, seeded
 from flowyml.store import Store
+from flowyml.store.saving import checked_preference
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -48,6 +49,7 @@ class Step(Generic[_Parameters, _Result]):
         seed: int | None,
         store: Store | None,
         tags: Mapping[str, str] | None,
+        format: str | Iterable[str] | None = None,
     ) -> None:
         _refuse_unfit(function)
         functools.update_wrapper(self, function)
@@ -57,6 +59,7 @@ class Step(Generic[_Parameters, _Result]):
         self.seed = None if seed is None else check_seed(seed)
         self.store = store
         self.tags = check_tags(tags or {})
+        self.format = checked_preference(format)
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"
@@ -122,6 +125,7 @@ class Step(Generic[_Parameters, _Result]):
                 asset = store.save_for_run(
                     value,
                     name or names.from_text(f"{self.name}.{key}" if key else self.name),
+                    preferred=self.format,
                     run=this_run.id,
                     step=self.name,
                 )
@@ -154,6 +158,7 @@ def step(
     seed: int | None = None,
     store: Store | None = None,
     tags: Mapping[str, str] | None = None,
+    format: str | Iterable[str] | None = None,
 ) -> Callable[[Callable[_Parameters, _Result]], Step[_Parameters, _Result]]: ...
 
 
@@ -163,6 +168,7 @@ def step(
     seed: int | None = None,
     store: Store | None = None,
     tags: Mapping[str, str] | None = None,
+    format: str | Iterable[str] | None = None,
 ) -> Any:
     """Make a function a step: ``@step``, ``@step("name")`` or ``@step(seed=0)``.
 
@@ -172,14 +178,17 @@ def step(
             is put back after it.
         store: where outputs go; by default the run's store.
         tags: free text by key, for the run that a call outside any run opens.
+        format: the format, or formats in order of preference, for outputs that have it; it comes
+            before the store's own.
 
     Raises:
+        ValueError: for an unfit name or seed, or a format that no installed adapter has.
         TypeError: for what is no plain function: a generator or ``async def`` returns before it
             has run, so its outputs could not be stored.
     """
     if callable(name):
         return Step(name, None, seed, store, tags)
-    return lambda function: Step(function, name, seed, store, tags)
+    return lambda function: Step(function, name, seed, store, tags, format)
 
 
 def _refuse_unfit(function: Any) -> None:
@@ -238,7 +247,9 @@ def _outputs(result: object) -> Iterator[tuple[str, Any]]:
     """Yield what to store, by key: the whole result, or its parts when no materializer has it."""
     if result is None:
         return
-    if isinstance(result, Asset) or adapters.materializer_of(result) is not None:
+    if isinstance(result, Asset) or (
+        not _holds_models(result) and adapters.materializer_of(result) is not None
+    ):
         yield "", result
     elif isinstance(result, tuple) and hasattr(result, "_fields"):
         yield from zip(result._fields, result, strict=True)
@@ -248,3 +259,12 @@ def _outputs(result: object) -> Iterator[tuple[str, Any]]:
         yield from ((str(key), item) for key, item in result.items())
     else:
         yield "", result
+
+
+def _holds_models(result: object) -> bool:
+    """Tell whether a container holds models: each becomes an asset with a description."""
+    if isinstance(result, Mapping):
+        result = [*result.values()]
+    return isinstance(result, (list, tuple)) and any(
+        isinstance(item, Asset) or adapters.extractor_or_none(item) is not None for item in result
+    )

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-_LARGEST_ARRAY = 65_536
-"""Bytes of the largest NumPy array that is written into a structure."""
+ARRAY_KINDS = "biufcSUmM"
+"""NumPy's letters for the types of numbers, text and times."""
 
 
 def plain_form(value: Any) -> Any:
@@ -24,7 +24,7 @@ def plain_form(value: Any) -> Any:
     if isinstance(value, PurePath) and kind.__module__.startswith("pathlib"):
         return {"$path": str(value)}
     form = _VALUES.get(kind)
-    return _array(value) if form is None else form(value)
+    return _number_of_numpy(value) if form is None else form(value)
 
 
 def _is_written(number: int) -> bool:
@@ -32,18 +32,32 @@ def _is_written(number: int) -> bool:
     return number.bit_length() < 10_000
 
 
-def _array(value: Any) -> Any:
-    """Return the form of a NumPy number, or of an array that is small enough to stand in JSON."""
+def _number_of_numpy(value: Any) -> Any:
+    """Return the form of a NumPy number."""
+    numpy = _numpy_of(value)
+    if numpy is None or not isinstance(value, numpy.generic):
+        return NotImplemented
+    return {"$numpy": [value.dtype.str, None, value.tobytes().hex()]}
+
+
+def is_array(value: Any) -> bool:
+    """Tell whether a value is a plain NumPy array without Python objects in it."""
+    return _numpy_of(value) is not None
+
+
+def array_parts(value: Any) -> tuple[str, list[int], torch.Tensor]:
+    """Return an array's type, shape and bytes."""
+    elements = torch.frombuffer(bytearray(value.tobytes()) or bytearray(1), dtype=torch.uint8)
+    return value.dtype.str, list(value.shape), elements[: value.nbytes]
+
+
+def _numpy_of(value: Any) -> Any:
+    """Return NumPy if a value is a number or an array of it, without Python objects in it."""
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)):
-        return NotImplemented
-    scalar = isinstance(value, numpy.generic)
-    if not scalar and (type(value) is not numpy.ndarray or value.nbytes > _LARGEST_ARRAY):
-        return NotImplemented
-    if value.dtype.kind not in "biufc":
-        return NotImplemented
-    shape = None if scalar else list(value.shape)
-    return {"$numpy": [value.dtype.str, shape, value.tobytes().hex()]}
+        return None
+    plain = isinstance(value, numpy.generic) or type(value) is numpy.ndarray
+    return numpy if plain and value.dtype.kind in ARRAY_KINDS else None
 
 
 def _torch_name(value: Any) -> str:

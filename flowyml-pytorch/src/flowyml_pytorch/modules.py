@@ -1,65 +1,63 @@
-"""Saving and loading of modules: the state dict, the structure beside it, and how both return.
+"""Saving and loading of modules: structure and state dict, and how both return.
 
-The weights are a plain ``torch.save`` file that ``load_state_dict`` takes, whatever becomes of
-flowyml. The structure is JSON. A module whose structure can't be restored safely is saved all the
-same, with its weights, and the record says what prevents the rest.
+The structure is JSON, the tensors are plain ``torch.save`` files. A module whose structure can't
+be restored safely is saved all the same, with its state dict, and the record says what prevents
+the rest.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import attrs
 from torch import Tensor, nn
 
-from flowyml import encoding
 from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
-from flowyml.interfaces import LoadOptions, Saved, SaveResult
+from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml.properties import type_name
-from flowyml_pytorch import structure, tensors
+from flowyml_pytorch import files, structure
 from flowyml_pytorch.census import unwrap
-from flowyml_pytorch.policy import main_module_name
-from flowyml_pytorch.rebuild import rebuild
+from flowyml_pytorch.kinds import NotRestorableError
+from flowyml_pytorch.layout import KINDS, UNINITIALIZED
+from flowyml_pytorch.matching import check_same_keys, shapes_of
+from flowyml_pytorch.sharded import is_sharded
 
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def save(module: nn.Module, folder: Path, *, with_structure: bool) -> SaveResult:
-    """Write ``weights.pt`` and, when wanted, ``structure.json`` and ``extra.pt``.
+def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
+    """Write a module; in the format ``state_dict``, its state dict alone.
 
     A wrapper, such as what ``torch.compile`` returns, is saved as the model inside.
     """
     module, _ = unwrap(module)
     live = _state_of(module)
-    kept = {key: item for key, item in live.items() if _is_plain(item)}
-    left_out = [key for key in live if key not in kept]
-    state = OrderedDict(
-        (key, item.detach() if isinstance(item, Tensor) else item) for key, item in kept.items()
-    )
+    state = OrderedDict((key, item) for key, item in live.items() if _is_plain(item))
+    left_out = [key for key in live if key not in state]
     metadata = getattr(live, "_metadata", None)
-    if metadata is not None and _is_plain(metadata):
-        vars(state)["_metadata"] = metadata  # the modules' own versions of their states
-    details: dict[str, Any] = {"torch": str(torch.__version__), "main": main_module_name()}
-    if left_out:
-        details["left_out"] = left_out
-    tensors.write(state, folder / "weights.pt")
-    if not with_structure:
-        if left_out:
-            _warn(module, "as a state dict", left_out)
-        return SaveResult("weights", "it was saved as a state dict", details=details)
-    try:
-        found = structure.encode(module, kept)
-    except (structure.NotRestorableError, RecursionError) as error:
-        _warn(module, f"with its weights only, because of {error}", left_out)
-        return SaveResult("weights", str(error), details=details)
-    (folder / "structure.json").write_bytes(encoding.render(found.data))
-    if found.extra:
-        tensors.write(found.extra, folder / "extra.pt")
-    return SaveResult(required_trust=found.required_trust, details=details)
+    state_parts = {"state": state, "metadata": metadata if _is_plain(metadata) else None}
+    noted = {"left_out": left_out} if left_out else {}
+    reason = "it was saved as a state dict"
+    if options.format == "module":
+        try:
+            found = structure.encode(root=module, **state_parts)
+        except (NotRestorableError, RecursionError) as error:
+            reason = str(error)
+            _warn(module, f"with its weights only, because of {reason}", left_out)
+        else:
+            return _noted(files.write(found, folder, options), noted)
+    elif left_out:
+        _warn(module, "as a state dict", left_out)
+    result = files.write(structure.encode(**state_parts), folder, options)
+    return attrs.evolve(_noted(result, noted), restore="weights", reason=reason)
+
+
+def _noted(result: SaveResult, noted: Mapping[str, Any]) -> SaveResult:
+    return attrs.evolve(result, details={**result.details, **noted})
 
 
 def _warn(module: nn.Module, how: str, left_out: list[str]) -> None:
@@ -85,9 +83,9 @@ def _state_of(module: nn.Module) -> Any:
 
 
 def _is_plain(item: Any) -> bool:
-    """Tell whether a state dict's entry is data that a weights-only load gives back."""
+    """Tell whether a state dict's entry is data: tensors, numbers, text and containers."""
     if isinstance(item, Tensor):
-        return type(item) in tensors.KINDS
+        return type(item) in (*KINDS, *UNINITIALIZED) or is_sharded(item)
     if type(item) in (dict, OrderedDict):
         return all(_is_plain(part) for pair in item.items() for part in pair)
     if type(item) in (list, tuple):
@@ -96,40 +94,48 @@ def _is_plain(item: Any) -> bool:
 
 
 def load(saved: Saved, options: LoadOptions) -> Any:
-    """Give back the live module; ``into=`` fills one; a saved state dict comes back as such."""
+    """Give back the live module; ``into=`` fills one; as ``state_dict``, its state dict."""
     if options.into is not None:
-        return _load_into(saved, options)
-    if saved.format == "state_dict":
-        return tensors.read(saved.files["weights.pt"], saved.ref, options.device)
+        return load_into(options.into, state_dict(saved, LoadOptions()), saved, options)
+    if (options.format or saved.format) == "state_dict":
+        return state_dict(saved, options)
     if saved.result.restore != "exact":
         raise MaterializationError(
             f"{saved.ref} was saved with its weights only, because of {saved.result.reason}. Build "
-            f"the module yourself and pass it as into=."
+            f"the module yourself and pass it as into=, or load the weights as a dict with "
+            f"format='state_dict'."
         )
-    try:
-        data = json.loads(saved.files["structure.json"].read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise MaterializationError(f"{saved.ref}: structure.json isn't JSON: {error}") from error
-    files = {
-        name: tensors.read(path, saved.ref, options.device)
-        for name, path in saved.files.items()
-        if name.endswith(".pt")
-    }
-    main = saved.result.details.get("main")
-    return rebuild(data, files, options.trust, saved.ref, main if isinstance(main, str) else None)
+    (module,) = files.read(saved, options, "root")
+    if not isinstance(module, nn.Module):
+        raise MaterializationError(f"{saved.ref}: structure.json holds no module at its root")
+    return module
 
 
-def _load_into(saved: Saved, options: LoadOptions) -> nn.Module:
-    module = options.into
+def state_dict(saved: Saved, options: LoadOptions) -> OrderedDict[str, Any]:
+    """Give back the state dict of a module that was saved in whatever format."""
+    state, metadata = files.read(saved, options, "state", "metadata")
+    if not isinstance(state, OrderedDict) or not all(type(key) is str for key in state):
+        raise MaterializationError(f"{saved.ref}: structure.json holds no state dict")
+    found: OrderedDict[str, Any] = OrderedDict(
+        (key, item.detach() if type(item) in KINDS else item) for key, item in state.items()
+    )
+    if metadata is not None:
+        vars(found)["_metadata"] = metadata  # the modules' own versions of their states
+    return found
+
+
+def load_into(
+    module: Any, state: Mapping[str, Any], saved: Saved, options: LoadOptions
+) -> nn.Module:
+    """Fill a module that the caller built, strictly; nothing is changed when it doesn't fit."""
     if not isinstance(module, nn.Module):
         got = (
             f"the class {module.__name__}" if isinstance(module, type) else f"a {type_name(module)}"
         )
         raise UnsupportedObjectError(f"into= takes a torch.nn.Module for {saved.ref}; got {got}.")
-    state = tensors.read(saved.files["weights.pt"], saved.ref)
     inner, _ = unwrap(module)
     there = inner.state_dict()
-    tensors.check_same_keys(_shapes(state), _shapes(there), saved.ref)
+    check_same_keys(shapes_of(state), shapes_of(there), saved.ref)
     left_out = saved.result.details.get("left_out")
     if left_out:
         warnings.warn(
@@ -147,7 +153,3 @@ def _load_into(saved: Saved, options: LoadOptions) -> nn.Module:
     except Exception as error:  # a user's own set_extra_state() or hooks may raise anything
         raise MaterializationError(f"{saved.ref} can't be loaded into into=: {error}") from error
     return module if options.device is None else module.to(options.device)
-
-
-def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(item.shape) for key, item in state.items() if isinstance(item, Tensor)}

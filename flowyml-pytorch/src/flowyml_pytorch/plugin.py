@@ -10,6 +10,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flowyml.hookspecs import hookimpl
@@ -23,6 +24,7 @@ from flowyml.interfaces import (
     SaveOptions,
     SaveResult,
 )
+from flowyml_pytorch.damage import blame
 
 if TYPE_CHECKING:
     import torch
@@ -51,10 +53,54 @@ def _is_exported(obj: object) -> bool:
     return export is not None and isinstance(obj, export.ExportedProgram)
 
 
-def _is_tensor(obj: object) -> bool:
-    """Tell whether it is a tensor itself: a subclass would come back as one."""
-    torch = sys.modules.get("torch")
-    return torch is not None and type(obj) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+def _is_value(obj: object) -> bool:
+    """Tell whether it is a tensor itself, as a subclass would come back as one, or the like."""
+    torch = sys.modules["torch"]
+    if type(obj) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        return True
+    data = torch.utils.data
+    return isinstance(
+        obj,
+        (
+            torch.optim.Optimizer,
+            torch.optim.lr_scheduler.LRScheduler,
+            torch.amp.GradScaler,
+            torch.Generator,
+            data.DataLoader,
+            data.Dataset,
+            data.Sampler,
+        ),
+    )
+
+
+def _holds_values(obj: object) -> bool:
+    """Tell whether it is a container with values or modules, and else only with plain data."""
+    todo, met, found = [obj], set(), False
+    while todo:
+        item = todo.pop()
+        if isinstance(item, _CONTAINERS) and type(item) in _CONTAINERS:
+            if id(item) not in met:
+                met.add(id(item))
+                todo += item
+                todo += item.values() if isinstance(item, dict) else ()
+        elif type(item) in _PLAIN or _is_array(item):
+            continue
+        elif _is_value(item) or _is_module(item):
+            found = True
+        else:
+            return False
+    return found and type(obj) in _CONTAINERS
+
+
+def _is_array(obj: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(obj, (numpy.ndarray, numpy.generic)):
+        return False
+    return not obj.dtype.hasobject
+
+
+_CONTAINERS = (list, tuple, dict, OrderedDict, set, frozenset)
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class ModuleExtractor(Extractor):
@@ -95,54 +141,73 @@ class ModuleExtractor(Extractor):
 
 
 class ModuleMaterializer(Materializer):
-    """Saves a ``torch.nn.Module``: its weights as a state dict, and the structure beside them."""
+    """Saves a ``torch.nn.Module``: structure and state dict, or in other formats its weights."""
 
     key = "pytorch.module"
-    formats = ("module", "state_dict")
+    formats = ("module", "state_dict", "safetensors", "exported")
     types = ("torch.nn.Module",)
+    conversions = MappingProxyType({"module": ("state_dict",), "safetensors": ("state_dict",)})
+    accepts = frozenset({"into", "device", "class_map"})
 
     def detect(self, obj: object) -> bool:
         """Tell whether it is a module."""
         return _is_module(obj)
 
     def save(self, obj: torch.nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
-        """Write ``weights.pt`` and, in the format ``module``, ``structure.json``."""
-        from flowyml_pytorch import modules
+        """Write ``structure.json``, ``tensors.json`` and tensors, or the file of the format."""
+        from flowyml_pytorch import formats
 
-        return modules.save(obj, folder, with_structure=options.format == "module")
+        return formats.save(obj, folder, options)
 
     def load(self, saved: Saved, options: LoadOptions) -> Any:
-        """Give back the live module, or, saved as ``state_dict``, the state dict."""
-        from flowyml_pytorch import modules
+        """Give back the live module, or what the format keeps of it."""
+        from flowyml_pytorch import formats
 
-        return modules.load(saved, options)
+        return formats.load(saved, options)
+
+    def blame(self, saved: Saved, path: str) -> str | None:
+        """Name the tensors in a damaged file."""
+        return blame(saved, path)
 
 
-class TensorMaterializer(Materializer):
-    """Saves a tensor, or a dict of tensors such as a state dict, with ``torch.save``."""
+class ValueMaterializer(Materializer):
+    """Saves tensors, optimizers, schedulers, loaders and the like, and containers with them."""
 
-    key = "pytorch.tensors"
+    key = "pytorch.value"
     formats = ("torch",)
-    types = ("torch.Tensor", "dict[str, torch.Tensor]")
+    types = (
+        "torch.Tensor",
+        "torch.optim.Optimizer",
+        "torch.optim.lr_scheduler.LRScheduler",
+        "torch.amp.GradScaler",
+        "torch.Generator",
+        "torch.utils.data.DataLoader",
+        "torch.utils.data.Dataset",
+        "torch.utils.data.Sampler",
+        "list, tuple and dict with these in them",
+    )
+    accepts = frozenset({"into", "device", "class_map"})
 
     def detect(self, obj: object) -> bool:
-        """Tell whether it is a tensor, or a dict of tensors by name that isn't empty."""
-        if type(obj) in (dict, OrderedDict) and isinstance(obj, dict) and obj:
-            return all(type(key) is str and _is_tensor(item) for key, item in obj.items())
-        return _is_tensor(obj)
+        """Tell whether it is one of these, or a container that holds one and nothing unknown."""
+        torch = sys.modules.get("torch")
+        return torch is not None and (_is_value(obj) or _holds_values(obj))
 
     def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:
-        """Write ``tensors.pt``."""
-        from flowyml_pytorch import tensors
+        """Write ``structure.json``, ``tensors.json`` and tensors."""
+        from flowyml_pytorch import values
 
-        tensors.write(obj, folder / "tensors.pt")
-        return SaveResult()
+        return values.save(obj, folder, options)
 
     def load(self, saved: Saved, options: LoadOptions) -> Any:
-        """Map ``tensors.pt``: changes stay in memory, the file keeps what was saved."""
-        from flowyml_pytorch import tensors
+        """Give the object back; its tensors are mapped: the files keep what was saved."""
+        from flowyml_pytorch import values
 
-        return tensors.load(saved, options)
+        return values.load(saved, options)
+
+    def blame(self, saved: Saved, path: str) -> str | None:
+        """Name the tensors in a damaged file."""
+        return blame(saved, path)
 
 
 class TorchRandomSource(RandomSource):
@@ -183,8 +248,8 @@ def flowyml_register_extractors() -> list[Extractor]:
 
 @hookimpl
 def flowyml_register_materializers() -> list[Materializer]:
-    """Register the materializers of modules and tensors."""
-    return [ModuleMaterializer(), TensorMaterializer()]
+    """Register the materializers of modules and of values."""
+    return [ModuleMaterializer(), ValueMaterializer()]
 
 
 @hookimpl

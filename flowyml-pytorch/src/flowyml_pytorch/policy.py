@@ -12,22 +12,48 @@ import importlib
 import sys
 import types
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import nn
 
 from flowyml.errors import MaterializationError, MaterializationWarning, UntrustedDataError
 from flowyml.trust import Trust
 from flowyml_pytorch.functional import path_of
+from flowyml_pytorch.objects import SAFE
+
+FRAMEWORK = (
+    nn.Module,
+    torch.utils.data.Dataset,
+    torch.utils.data.Sampler,
+    torch.optim.Optimizer,
+    torch.optim.lr_scheduler.LRScheduler,
+)
+"""Bases of classes that need no trust once imported: objects are built of their attributes."""
 
 _TORCHS_LAYERS = ("torch.nn.modules.", "torch.nn.utils.parametri")
 """Where the classes live whose restoring runs at most harmless code of torch's own."""
 
 _HOOKS = ("__setstate__", "__del__", "__hash__", "__eq__", "__getattribute__")
 """Methods that Python calls on an object that is being restored, or given up."""
+
+
+_LAZY_HOOKS = (
+    nn.modules.lazy.LazyModuleMixin._infer_parameters,
+    nn.modules.lazy.LazyModuleMixin._lazy_load_hook,
+)
+"""Methods that a lazy module has among its own hooks until it knows its shapes."""
+
+
+class Use(enum.Enum):
+    """What a file wants of a name."""
+
+    CLASS = "an object of it"
+    VALUE = "itself, as a value"
+    CALL = "to be called while loading"
 
 
 @attrs.frozen
@@ -90,13 +116,18 @@ def is_safe(item: Any) -> bool:
         return issubclass(item, (nn.Module, enum.Enum)) and f"{item.__module__}.".startswith(
             _TORCHS_LAYERS
         )
-    return path_of(item) is not None
+    return path_of(item) is not None or item in _LAZY_HOOKS
+
+
+def is_built_from_parts(cls: type) -> bool:
+    """Tell whether a class is torch's own, and its objects are only built by their kind."""
+    return f"{cls.__module__}.{cls.__qualname__}".startswith(SAFE)
 
 
 def runs_code_on_load(cls: type) -> bool:
     """Tell whether code of a class may run while an object of it is restored or given up."""
     return any(
-        base not in (object, nn.Module) and not is_safe(base)
+        base not in (object, nn.Module) and not (is_safe(base) or is_built_from_parts(base))
         for hook in _HOOKS
         for base in [next((base for base in cls.__mro__ if hook in vars(base)), object)]
     )
@@ -117,36 +148,47 @@ class Resolver:
     ref: str
     trust: Trust
     main: str | None
+    class_map: Mapping[str, type] = attrs.field(factory=dict)
     found: dict[Name, Any] = attrs.field(factory=dict)
     refused: list[str] = attrs.field(factory=list)
     missing: list[str] = attrs.field(factory=list)
 
-    def resolve_all(self, names: Iterable[Name]) -> None:
-        """Resolve every name of the file before anything is built.
+    def resolve_all(self, names: Iterable[tuple[Name, Use]]) -> None:
+        """Resolve every name of the file, for all its uses, before anything is built.
 
         Raises:
             UntrustedDataError: listing all names that are refused.
             MaterializationError: listing all names that lead nowhere.
         """
-        for name in dict.fromkeys(names):
-            self._resolve(name)
+        for name, use in dict.fromkeys(names):
+            self._resolve(name, use)
+        self.refused = [*dict.fromkeys(self.refused)]
+        self.missing = [*dict.fromkeys(self.missing)]
         if self.refused:
             listed = ", ".join(self.refused)
             raise UntrustedDataError(
                 f"{self.ref} can't be loaded yet: it names what is neither torch's own, nor an "
                 f"nn.Module class that this process has imported, nor trusted: {listed}. If you "
                 f"trust it, import the module that defines it (for an nn.Module class), or pass "
-                f"trust={self.refused!r}. To load the weights only, pass into= a module you built.",
+                f"trust={self.refused!r}. If it has moved, pass class_map={{{self.refused[0]!r}: "
+                f"NewClass}}. To load the weights only, pass into= a module you built, or "
+                f"format='state_dict'.",
                 self.refused,
             )
         if self.missing:
             raise MaterializationError(
                 f"{self.ref} needs {', '.join(self.missing)}, which no longer exists under that "
-                f"name. Pass into= a module you built, to load the weights into it."
+                f"name. If it has moved, say where to: class_map={{{self.missing[0]!r}: "
+                f"NewClass}}. Without it, load the weights: into a module you built with into=, or "
+                f"as a dict with format='state_dict'."
             )
 
-    def _resolve(self, name: Name) -> None:
+    def _resolve(self, name: Name, use: Use) -> None:
         here = self._importable(name)
+        mapped = self.class_map.get(name.dotted) or self.class_map.get(here.dotted)
+        if mapped is not None:
+            self.found[name] = mapped
+            return
         if any(self.trust.allows(known) for known in self._known_as(name, here)):
             item = _imported(name, self.main) or _import(here)
             self.found[name] = item
@@ -157,7 +199,7 @@ class Resolver:
         if item is None:
             imported = here.module == "__main__" or _module(here.module, None) is not None
             (self.missing if imported else self.refused).append(here.dotted)
-        elif is_safe(item) or _is_plain_module_class(item):
+        elif needs_no_trust(item, use):
             self.found[name] = item
         else:
             self.refused.append(here.dotted)
@@ -184,8 +226,17 @@ class Resolver:
         return {here.dotted}
 
 
-def _is_plain_module_class(item: Any) -> bool:
-    return isinstance(item, type) and issubclass(item, nn.Module) and not runs_code_on_load(item)
+def needs_no_trust(item: Any, use: Use) -> bool:
+    """Tell whether any file may use a class or function in a way."""
+    if use is Use.CALL:
+        return False
+    if is_safe(item):
+        return True
+    if not isinstance(item, type):
+        return False
+    if use is Use.CLASS and is_built_from_parts(item):
+        return True
+    return issubclass(item, FRAMEWORK) and not runs_code_on_load(item)
 
 
 def _import(name: Name) -> Any:

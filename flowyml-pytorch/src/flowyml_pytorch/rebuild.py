@@ -7,55 +7,50 @@ unpickling does it, but only for names that `flowyml_pytorch.policy` lets throug
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+import json
+import types
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from flowyml.errors import MaterializationError
-from flowyml.trust import Trust
-from flowyml_pytorch.policy import Name, Resolver, takes_parametrizations
-from flowyml_pytorch.structure import SCHEMA
+from flowyml.interfaces import LoadOptions, Saved
+from flowyml_pytorch.forms import ARRAY_KINDS
+from flowyml_pytorch.hooks import count_from
+from flowyml_pytorch.layout import bytes_of
+from flowyml_pytorch.mapped import Tensors
+from flowyml_pytorch.objects import BY_NAME
+from flowyml_pytorch.policy import Name, Resolver, Use, is_built_from_parts, takes_parametrizations
+from flowyml_pytorch.structure import DEFAULTS, SCHEMA
+
+FILE = "structure.json"
+
+_NAMING = ("$name", "$class", "$object")
 
 
-def rebuild(
-    data: Any,
-    files: Mapping[str, Mapping[str, Tensor]],
-    trust: Trust,
-    ref: str,
-    main: str | None = None,
-) -> nn.Module:
-    """Build the module that a structure describes.
-
-    Args:
-        data: what `flowyml_pytorch.structure.encode` made.
-        files: the tensors by file and key.
-        trust: what the caller trusts.
-        ref: whose structure it is, for messages.
-        main: the name under which the script that saved it could be imported.
+def read_structure(saved: Saved) -> Mapping[str, Any]:
+    """Read ``structure.json``.
 
     Raises:
-        UntrustedDataError: when it names what isn't trusted.
-        MaterializationError: when the structure is unfit, or names what no longer exists.
+        MaterializationError: when it isn't one that this version reads.
     """
     try:
-        if data["schema"] != SCHEMA:
-            raise MaterializationError(
-                f"{ref} has a structure of schema {data['schema']!r}; this flowyml-pytorch reads "
-                f"{SCHEMA}. Upgrade flowyml-pytorch."
-            )
-        resolver = Resolver(ref, trust, main)
-        resolver.resolve_all(_names([data["root"], data["objects"]]))
-        module = _Decoder(data, files, resolver.found).value(data["root"])
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise MaterializationError(f"{ref}: structure.json is unfit: {error!r}") from error
-    if not isinstance(module, nn.Module):
-        raise MaterializationError(f"{ref}: structure.json holds no module at its root")
-    return module
+        data = json.loads(saved.files[FILE].read_bytes())
+        schema = data["schema"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise MaterializationError(f"{saved.ref}: {FILE} is unfit: {error}") from error
+    if schema != SCHEMA:
+        raise MaterializationError(
+            f"{saved.ref} has a structure of schema {schema!r}; this flowyml-pytorch reads "
+            f"{SCHEMA}. Upgrade flowyml-pytorch."
+        )
+    return data  # type: ignore[no-any-return]  # anything unfit in it shows when it is used
 
 
 def _names(form: Any) -> Iterator[Name]:
@@ -71,22 +66,86 @@ def _names(form: Any) -> Iterator[Name]:
             yield from _names(item)
 
 
-class _Decoder:
+class Decoder:
     """Turns forms into values; objects and shared containers are built once."""
 
     def __init__(
         self,
-        data: Any,
-        files: Mapping[str, Mapping[str, Tensor]],
-        names: Mapping[Name, Any],
+        saved: Saved,
+        data: Mapping[str, Any],
+        tensors: Tensors,
+        options: LoadOptions,
+        keys: Iterable[str],
     ) -> None:
-        self._records = data["objects"]
-        self._entries = data["tensors"]
-        self._files = files
-        self._names = names
+        """Resolve every name before anything is built.
+
+        Args:
+            saved: whose structure it is.
+            data: what `flowyml_pytorch.structure.encode` made.
+            tensors: the tensors by number.
+            options: what the caller trusts.
+            keys: which of its values are going to be decoded.
+
+        Raises:
+            UntrustedDataError: when they name what isn't trusted.
+            MaterializationError: when the structure is unfit, or names what no longer exists.
+        """
+        self._saved = saved
+        self._data = data
+        self._tensors = tensors
         self._objects: dict[int, Any] = {}
-        self._tensors: dict[int, Tensor] = {}
         self._shared: dict[int, Any] = {}
+        main = saved.result.details.get("main")
+        resolver = Resolver(
+            saved.ref, options.trust, main if isinstance(main, str) else None, options.class_map
+        )
+        with self._unfit():
+            self._records: Any = data["objects"]
+            resolver.resolve_all(self._names_in(*(data[key] for key in keys)))
+        self._names: Mapping[Name, Any] = resolver.found
+
+    def decode(self, key: str) -> Any:
+        """Build one of the values.
+
+        Raises:
+            MaterializationError: when the structure is unfit.
+        """
+        with self._unfit():
+            return self.value(self._data[key])
+
+    @contextmanager
+    def _unfit(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            OverflowError,
+        ) as error:
+            raise MaterializationError(f"{self._saved.ref}: {FILE} is unfit: {error!r}") from error
+
+    def _names_in(self, *forms: Any) -> Iterator[tuple[Name, Use]]:
+        """Yield every name that some forms use, and how, in objects that they refer to as well."""
+        todo = [(form, False) for form in reversed(forms)]
+        met: set[tuple[int, bool]] = set()
+        while todo:
+            form, called = todo.pop()
+            if isinstance(form, list):
+                todo += [(item, called) for item in reversed(form)]
+            elif isinstance(form, dict):
+                if "$class" in form:
+                    yield Name.parse(form["$class"]), Use.CALL if called else Use.CLASS
+                if "$name" in form:
+                    yield Name.parse(form["$name"]), Use.CALL if called else Use.VALUE
+                number = form.get("$object")
+                if type(number) is int and (number, called) not in met:
+                    met.add((number, called))
+                    todo.append((self._records[number], called))
+                todo += reversed([*_parts(form, called)])
 
     def value(self, form: Any) -> Any:
         """Return the value of a form."""
@@ -103,7 +162,7 @@ class _Decoder:
     def _tagged(self, tag: str, payload: Any) -> Any:
         match tag:
             case "$tensor":
-                return self._tensor(payload)
+                return self._tensors[payload]
             case "$object":
                 return self._object(payload)
             case "$name":
@@ -114,7 +173,12 @@ class _Decoder:
                 function, arguments, keywords = (self.value(part) for part in payload)
                 return functools.partial(function, *arguments, **keywords)
             case "$numpy":
-                return _numpy(*payload)
+                dtype, shape, content = payload
+                if isinstance(content, dict):
+                    return numpy_array(dtype, shape, bytes_of(self.value(content).cpu()))
+                return numpy_array(dtype, shape, bytes.fromhex(content))
+            case "$method":
+                return _method(*(self.value(part) for part in payload))
             case "$enum":
                 cls, member = self.value(payload[0]), payload[1]
                 return cls.__members__[member]
@@ -128,24 +192,38 @@ class _Decoder:
             case "$frozenset":
                 return frozenset(self.value(item) for item in payload)
             case _ if tag in _EMPTY:
-                return self._fill(_EMPTY[tag](), payload)
+                return self._fill(*self._emptied(tag, payload))
         return _PLAIN[tag](payload)
 
     def _share(self, number: int, form: Any) -> Any:
         """Build a container whose number may already be used inside it."""
         tag = next(iter(form), "") if isinstance(form, dict) and len(form) == 1 else ""
         container: Any
+        if tag in ("$tuple", "$frozenset", "$numpy"):
+            container = self._shared[number] = self._tagged(tag, form[tag])
+            return container
         if isinstance(form, list):
             container = []
         elif tag in _EMPTY:
-            container, form = _EMPTY[tag](), form[tag]
+            container, form = self._emptied(tag, form[tag])
         else:
             container = {}
         self._shared[number] = container
         return self._fill(container, form)
 
+    def _emptied(self, tag: str, form: Any) -> tuple[Any, Any]:
+        """Return an empty container, and the form of what belongs into it."""
+        if tag == "$defaultdict":
+            factory = self.value(form[0])
+            if factory is not None and not isinstance(factory, type):
+                raise TypeError(f"{factory!r} is no type of the values of a defaultdict")
+            return defaultdict(factory), form[1]
+        if tag == "$deque":
+            return deque(maxlen=form[0]), form[1]
+        return _EMPTY[tag](), form
+
     def _fill(self, container: Any, form: Any) -> Any:
-        if isinstance(container, list):
+        if isinstance(container, (list, deque)):
             container.extend(self.value(item) for item in form)
         elif isinstance(container, set):
             container.update(self.value(item) for item in form)
@@ -155,30 +233,20 @@ class _Decoder:
             container.update((self.value(key), self.value(item)) for key, item in form)
         return container
 
-    def _tensor(self, number: int) -> Tensor:
-        tensor = self._tensors.get(number)
-        if tensor is None:
-            entry = self._entries[number]
-            tensor = self._files[entry["file"]][entry["key"]]
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{entry['key']!r} is no tensor")
-            if "view" in entry:
-                tensor = tensor.detach().as_strided(*entry["view"])
-            if entry["parameter"]:
-                tensor = nn.Parameter(tensor, requires_grad=entry["requires_grad"])
-            elif entry["requires_grad"]:
-                tensor.requires_grad_()
-            self._tensors[number] = tensor
-        return tensor
-
     def _object(self, number: int) -> Any:
         if number in self._objects:
             return self._objects[number]
-        record = self._records[number]
+        record, built = self._records[number], None
         cls = self._names[Name.parse(record["$class"])]
         if not isinstance(cls, type):
             raise TypeError(f"{record['$class']!r} is no class")
-        built: Any = object.__new__(cls)
+        if "kind" in record:
+            parts = {key: self.value(item) for key, item in record["state"].items()}
+            built = self._objects[number] = BY_NAME[record["kind"]].build(cls, parts)
+            return built
+        if is_built_from_parts(cls):
+            raise TypeError(f"{cls.__qualname__} isn't built of its attributes")
+        built = object.__new__(cls)
         self._objects[number] = built
         attributes = object.__getattribute__(built, "__dict__")
         if issubclass(cls, nn.Module):
@@ -191,9 +259,33 @@ class _Decoder:
             cls.__setstate__(built, state)
         else:
             attributes.update(state)
+        if isinstance(built, nn.Module):
+            for name in _HOOKS:
+                count_from(attributes.get(name, {}))
         if "parametrized" in record:
             _parametrize(built, record["parametrized"])
         return built
+
+
+def _parts(form: dict[str, Any], called: bool) -> Iterator[tuple[Any, bool]]:
+    """Yield what is in a form, and whether it is called on loading."""
+    kind = BY_NAME.get(str(form.get("kind"))) if "$class" in form else None
+    for key, item in form.items():
+        if key == "state" and kind is not None and isinstance(item, dict):
+            yield from ((part, called or name in kind.calls) for name, part in item.items())
+        elif key not in _NAMING:
+            yield item, called
+
+
+_HOOKS = tuple(name for name in DEFAULTS if name.endswith("_hooks"))
+
+
+def _method(owner: Any, function: Any) -> types.MethodType:
+    """Bind a method to its object. Raises TypeError when it isn't a method of its class."""
+    found: Any = getattr(type(owner), getattr(function, "__name__", ""), None)
+    if found is None or found is not function:
+        raise TypeError(f"{function!r} is no method of a {type(owner).__qualname__}")
+    return types.MethodType(function, owner)
 
 
 def _parametrize(module: Any, names: list[str]) -> None:
@@ -207,12 +299,13 @@ def _parametrize(module: Any, names: list[str]) -> None:
         parametrize._inject_property(module, name)
 
 
-def _numpy(dtype: str, shape: list[int] | None, content: str) -> Any:
+def numpy_array(dtype: str, shape: list[int] | None, content: Any) -> Any:
+    """Return a NumPy array, or a number without a shape. Raises ValueError for unfit parts."""
     import numpy
 
-    if numpy.dtype(dtype).kind not in "biufc":
+    if numpy.dtype(dtype).kind not in ARRAY_KINDS:
         raise TypeError(f"{dtype!r} is no type of numbers")
-    array = numpy.frombuffer(bytes.fromhex(content), dtype=dtype).copy()
+    array = numpy.frombuffer(bytearray(content), dtype=dtype)
     return array[0] if shape is None else array.reshape(shape)
 
 
@@ -230,6 +323,8 @@ _EMPTY: dict[str, Callable[[], Any]] = {
     "$dict": dict,
     "$ordered": OrderedDict,
     "$set": set,
+    "$defaultdict": defaultdict,
+    "$deque": deque,
 }
 
 _PLAIN: dict[str, Callable[[Any], Any]] = {
@@ -237,6 +332,7 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
     "$complex": complex,
     "$bytes": bytes.fromhex,
     "$ellipsis": lambda _: Ellipsis,
+    "$default_generator": lambda _: torch.default_generator,
     "$range": lambda parts: range(*parts),
     "$path": Path,
     "$size": torch.Size,

@@ -1,7 +1,7 @@
-"""The structure of a module as JSON: every attribute of every submodule, tensors by reference.
+"""Objects as JSON: every attribute of every module in them, tensors by reference.
 
 It takes the place of a pickle. Only a fixed set of value types has a form here; what has none is
-recorded as the reason why the module can't be restored exactly. The forms are described in
+recorded as the reason why a module can't be restored exactly. The forms are described in
 ``docs/store.md``; `flowyml_pytorch.rebuild` reads them.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 import enum
 import functools
 import types
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -19,15 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from flowyml_pytorch.forms import plain_form
+from flowyml_pytorch.classes import author_class
+from flowyml_pytorch.forms import array_parts, is_array, plain_form
 from flowyml_pytorch.functional import is_torchs_own
+from flowyml_pytorch.kinds import Kind, NotRestorableError
+from flowyml_pytorch.layout import KINDS, UNINITIALIZED
+from flowyml_pytorch.objects import kind_of
 from flowyml_pytorch.policy import (
+    Use,
     importable_name,
-    is_safe,
-    runs_code_on_load,
+    needs_no_trust,
     takes_parametrizations,
 )
-from flowyml_pytorch.tensors import storage_of
+from flowyml_pytorch.sharded import is_sharded, unsharded, unsharded_state
 
 SCHEMA = 1
 """Version of the structure's layout."""
@@ -36,47 +40,35 @@ DEFAULTS: Mapping[str, Any] = types.MappingProxyType(vars(nn.Module()))
 """What every module starts with; attributes that equal it are not written."""
 
 
-class NotRestorableError(Exception):
-    """An attribute has no form here; the text says where it is and why."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path or 'the module itself'}: {reason}")
-
-
 @attrs.define
 class Structure:
     """What `encode` found.
 
     Attributes:
-        data: the JSON data.
-        extra: tensors that are in no state dict, by key: non-persistent buffers and attributes.
+        data: the JSON data, which says of ``tensors`` nothing but their numbers.
+        tensors: the tensors, by number.
         required_trust: dotted names that loading needs beyond imported module classes.
     """
 
     data: dict[str, Any]
-    extra: dict[str, Tensor]
+    tensors: list[Tensor]
     required_trust: tuple[str, ...]
 
 
-def encode(module: nn.Module, state: Mapping[str, Any]) -> Structure:
-    """Encode a module.
-
-    Args:
-        module: the root.
-        state: the live tensors of the state dict that is stored beside the structure, by key.
+def encode(**values: Any) -> Structure:
+    """Encode values that may have parts in common, such as a module and its state dict.
 
     Raises:
         NotRestorableError: when a part can't be restored exactly.
     """
-    encoder = _Encoder(state)
-    root = encoder.value(module, "")
+    encoder = _Encoder()
+    forms = {key: encoder.value(value, "") for key, value in values.items()}
     data = {
         "schema": SCHEMA,
-        "root": _plain(root),
+        **{key: _plain(form) for key, form in forms.items()},
         "objects": [_plain(item) for item in encoder.objects],
-        "tensors": encoder.tensors,
     }
-    return Structure(data, encoder.extra, tuple(sorted(encoder.required_trust)))
+    return Structure(data, encoder.tensors, tuple(sorted(encoder.required_trust)))
 
 
 @attrs.define
@@ -89,18 +81,15 @@ class _Shareable:
 
 
 class _Encoder:
-    def __init__(self, state: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         self.objects: list[Any] = []
-        self.tensors: list[dict[str, Any]] = []
-        self.extra: dict[str, Tensor] = {}
+        self.tensors: list[Tensor] = []
         self.required_trust: set[str] = set()
-        kept = {key: item for key, item in reversed([*state.items()]) if isinstance(item, Tensor)}
-        self._state_keys = {id(item): key for key, item in kept.items()}
-        self._whole = {(storage_of(t), t.dtype): key for key, t in kept.items() if _is_whole(t)}
         self._object_numbers: dict[int, int] = {}
         self._tensor_numbers: dict[int, int] = {}
         self._containers: dict[int, _Shareable] = {}
         self._shared = 0
+        self._called = False
         self._alive: list[Any] = []  # keeps ids unique: state may be made on the fly
 
     def value(self, value: Any, path: str) -> Any:
@@ -109,39 +98,67 @@ class _Encoder:
         form = plain_form(value)
         if form is not NotImplemented:
             return form
+        if value is torch.default_generator:
+            return {"$default_generator": None}
         if isinstance(value, Tensor):
             return {"$tensor": self._tensor(value, path)}
-        if kind is functools.partial:
-            return {"$partial": [self.value(part, path) for part in _parts(value)]}
-        if isinstance(value, enum.Enum) and value.name in kind.__members__:
-            return {"$enum": [{"$name": self._name(kind, path)}, value.name]}
-        if kind is slice:
-            parts = (value.start, value.stop, value.step)
-            return {"$slice": [self.value(part, path) for part in parts]}
         if kind in _CONTAINERS:
             return self._container(value, kind, path)
         if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
             return {"$name": self._name(value, path)}
+        made = _MADE.get(kind)
+        if made is not None:
+            tag, parts = made
+            return {tag: [self.value(part, path) for part in parts(value)]}
+        if isinstance(value, enum.Enum) and value.name in kind.__members__:
+            return {"$enum": [{"$name": self._name(kind, path)}, value.name]}
+        if is_array(value):
+            return self._array(value, path)
+        if kind is types.MethodType:
+            return {"$method": self._method(value, path)}
         return {"$object": self._object(value, path)}
 
-    def _container(self, value: Any, kind: type, path: str) -> Any:
-        if kind in (tuple, frozenset):
-            return {_CONTAINERS[kind]: self._items(value, kind, path)}
+    def _again(self, value: Any) -> Any:
+        """Return the form of what was met before, or None."""
         known = self._containers.get(id(value))
+        if known is None:
+            return None
+        if known.number is None:
+            self._shared += 1
+            known.number = self._shared
+        return {"$same": known.number}
+
+    def _array(self, value: Any, path: str) -> Any:
+        known = self._again(value)
         if known is not None:
-            if known.number is None:
-                self._shared += 1
-                known.number = self._shared
-            return {"$same": known.number}
+            return known
+        dtype, shape, elements = array_parts(value)
+        content = {"$tensor": self._tensor(elements, path)}
+        made = _Shareable({"$numpy": [dtype, shape, content]}, value)
+        return self._containers.setdefault(id(value), made)
+
+    def _container(self, value: Any, kind: type, path: str) -> Any:
+        known = self._again(value)
+        if known is not None:
+            return known
+        if kind in (tuple, frozenset):  # what they hold is there before them
+            items = self._items(value, kind, path)
+            form = {_CONTAINERS[kind]: items}
+            return (
+                self._containers.setdefault(id(value), _Shareable(form, value)) if items else form
+            )
         shareable = self._containers[id(value)] = _Shareable(None, value)
         items = self._items(value, kind, path)
         shareable.form = items if kind is list else {_CONTAINERS[kind]: items}
         if kind is dict and all(type(k) is str and not k.startswith("$") for k in value):
             shareable.form = dict(items)
+        if kind in (defaultdict, deque):
+            maker = value.default_factory if kind is defaultdict else value.maxlen
+            shareable.form = {_CONTAINERS[kind]: [self.value(maker, path), items]}
         return shareable
 
     def _items(self, value: Any, kind: type, path: str) -> list[Any]:
-        if kind in (dict, OrderedDict):
+        if issubclass(kind, dict):
             return [
                 [self.value(key, path), self.value(item, _below(path, key))]
                 for key, item in value.items()
@@ -153,63 +170,85 @@ class _Encoder:
 
     def _tensor(self, tensor: Tensor, path: str) -> int:
         number = self._tensor_numbers.get(id(tensor))
-        if number is not None:
-            return number
-        _check_tensor(tensor, path)
-        key = self._state_keys.get(id(tensor))
-        entry: dict[str, Any] = {"file": "weights.pt", "key": key}
-        base = self._whole.get((storage_of(tensor), tensor.dtype))
-        if key is None and base is not None and _is_view(tensor):
-            view = [list(tensor.shape), list(tensor.stride()), tensor.storage_offset()]
-            entry = {"file": "weights.pt", "key": base, "view": view}
-        elif key is None:
-            key = path if path not in self.extra else f"{path}#{len(self.tensors)}"
-            entry = {"file": "extra.pt", "key": key}
-            self.extra[key] = tensor.detach()
-        entry["parameter"] = isinstance(tensor, nn.Parameter)
-        entry["requires_grad"] = tensor.requires_grad
-        self.tensors.append(entry)
-        self._alive.append(tensor)
-        number = self._tensor_numbers[id(tensor)] = len(self.tensors) - 1
+        if number is None:
+            if type(tensor) not in (*KINDS, *UNINITIALIZED) and not is_sharded(tensor):
+                raise NotRestorableError(path, f"a tensor of type {type(tensor).__qualname__}")
+            self._alive.append(tensor)
+            number = self._tensor_numbers[id(tensor)] = len(self.tensors)
+            self.tensors.append(unsharded(tensor))
         return number
+
+    def _method(self, method: types.MethodType, path: str) -> list[Any]:
+        function, owner = method.__func__, method.__self__
+        if getattr(type(owner), getattr(function, "__name__", ""), None) is not function:
+            raise NotRestorableError(path, f"{method!r} can't be found again by its name")
+        return [self.value(owner, path), {"$name": self._name(function, path)}]
 
     def _object(self, value: Any, path: str) -> int:
         number = self._object_numbers.get(id(value))
         if number is not None:
             return number
+        kind = kind_of(value)
         is_module = isinstance(value, nn.Module)
         parametrized = _parametrized(value, path) if is_module else []
-        cls = type(value).__bases__[0] if parametrized else type(value)
-        name = self._name(cls, path)
-        if (not is_module or runs_code_on_load(cls)) and not is_safe(cls):
-            self.required_trust.add(name.replace(":", "."))
+        cls = _class_of(value, parametrized)
+        name = self._name(cls, path, Use.CLASS)
         number = self._object_numbers[id(value)] = len(self.objects)
         self._alive.append(value)
         self.objects.append(None)
         if isinstance(value, torch.jit.ScriptModule):
             raise NotRestorableError(path, "a scripted module, whose code isn't Python's")
-        state = _parametrized_state(value) if parametrized else _state(value, path)
-        if is_module:
+        record: dict[str, Any] = {"$class": name}
+        if kind is not None:
+            record["kind"] = kind.name
+            state = _parts(kind, value, path)
+        elif is_module:
+            state = _parametrized_state(value) if parametrized else _state(value, path)
+            state = unsharded_state(state)
             state = {key: item for key, item in state.items() if not _is_default(key, item)}
+        else:
+            state = _state(value, path)
         dot = f"{path}." if path else ""
-        encoded = {key: self.value(item, f"{dot}{key}") for key, item in state.items()}
-        self.objects[number] = {"$class": name, "state": encoded}
+        self._alive.append(state)
+        record["state"] = {
+            key: self._part(item, f"{dot}{key}", kind is not None and key in kind.calls)
+            for key, item in state.items()
+        }
         if parametrized:
-            self.objects[number]["parametrized"] = parametrized
+            record["parametrized"] = parametrized
+        self.objects[number] = record
         return number
 
-    def _name(self, item: Any, path: str) -> str:
+    def _part(self, item: Any, path: str, called: bool) -> Any:
+        """Return the form of a part; what is called on loading has to be trusted, all of it."""
+        before, self._called = self._called, self._called or called
+        try:
+            return self.value(item, path)
+        finally:
+            self._called = before
+
+    def _name(self, item: Any, path: str, use: Use = Use.VALUE) -> str:
         name = importable_name(item)
         if name is None:
             what = f"class {item.__qualname__}" if isinstance(item, type) else repr(item)
             raise NotRestorableError(path, f"{what} can't be found again by its name")
-        if not is_safe(item) and not (isinstance(item, type) and issubclass(item, nn.Module)):
+        if not needs_no_trust(item, Use.CALL if self._called else use):
             self.required_trust.add(name.dotted)
         return str(name)
 
 
-def _parts(partial: functools.partial[Any]) -> tuple[Any, ...]:
-    return partial.func, list(partial.args), dict(partial.keywords)
+def _class_of(value: Any, parametrized: list[str]) -> type:
+    """Return the class to restore, for one that torch derived from it."""
+    cls = type(value).__bases__[0] if parametrized else type(value)
+    return author_class(cls) if issubclass(cls, nn.Module) else cls
+
+
+def _parts(kind: Kind, value: Any, path: str) -> dict[str, Any]:
+    try:
+        return dict(kind.parts(value))
+    except NotRestorableError as error:
+        below = f"{path}.{error.path}" if path and error.path else path or error.path
+        raise NotRestorableError(below, error.reason) from error
 
 
 def _parametrized(module: nn.Module, path: str) -> list[str]:
@@ -274,25 +313,6 @@ def _is_default(key: str, item: Any) -> bool:
     return type(item) is type(default) and not isinstance(item, Tensor) and bool(item == default)
 
 
-def _is_whole(tensor: Tensor) -> bool:
-    """Tell whether a tensor is all of its storage, so that views of it can be found again."""
-    try:
-        size = tensor.untyped_storage().nbytes()
-    except (NotImplementedError, RuntimeError):
-        return False
-    return tensor.is_contiguous() and size == tensor.nbytes > 0
-
-
-def _is_view(tensor: Tensor) -> bool:
-    """Tell whether shape, strides and offset say all about where a tensor's elements are."""
-    return tensor.layout is torch.strided and not (tensor.is_conj() or tensor.is_neg())
-
-
-def _check_tensor(tensor: Tensor, path: str) -> None:
-    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
-        raise NotRestorableError(path, f"a tensor of type {type(tensor).__qualname__}")
-
-
 def _plain(form: Any) -> Any:
     """Replace the containers' records by their forms, numbered where they are shared."""
     if isinstance(form, _Shareable):
@@ -318,6 +338,14 @@ _CONTAINERS: dict[type, str] = {
     tuple: "$tuple",
     dict: "$dict",
     OrderedDict: "$ordered",
+    defaultdict: "$defaultdict",
+    deque: "$deque",
     set: "$set",
     frozenset: "$frozenset",
 }
+
+_MADE: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]]]] = {
+    functools.partial: ("$partial", lambda p: (p.func, list(p.args), dict(p.keywords))),
+    slice: ("$slice", lambda s: (s.start, s.stop, s.step)),
+}
+"""Values that are made of others, and of which."""

@@ -47,8 +47,11 @@ class Backend(Protocol):
     def touch(self, key: str) -> None:
         """Make a file's age zero."""
 
-    def withdraw(self, key: str, folder: Path) -> Path:
-        """Move a file into a staging folder. Raises FileNotFoundError when it isn't there."""
+    def move(self, key: str, target: str) -> None:
+        """Move a file to another key, in place of what may be there.
+
+        Raises FileNotFoundError when it isn't there.
+        """
 
     def remove(self, key: str) -> None:
         """Remove a file, or a folder with what is in it; nothing when it isn't there."""
@@ -132,9 +135,10 @@ class LocalDirectory:
         """Set the time of modification."""
         os.utime(self.root / key)
 
-    def withdraw(self, key: str, folder: Path) -> Path:
+    def move(self, key: str, target: str) -> None:
         """Rename the file, which takes its time of modification along."""
-        return (self.root / key).rename(folder / key.replace("/", "-"))
+        make_folder((self.root / target).parent)
+        (self.root / key).rename(self.root / target)
 
     def remove(self, key: str) -> None:
         """Unlink a file, or a folder's files and the folder."""

@@ -7,13 +7,15 @@ belongs to nobody.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 import attrs
 
+from flowyml.digests import is_digest
 from flowyml.errors import IntegrityError
 from flowyml.store.backend import Backend
+from flowyml.store.blobs import blob_key, withdrawn_key
 from flowyml.store.manifest import Manifest
 
 GRACE = 3600.0
@@ -50,34 +52,45 @@ def collect(backend: Backend, manifests: Iterable[Manifest], grace: float) -> Co
     """Remove blobs that no manifest refers to, and what killed savers left behind."""
     referenced = {file.digest for manifest in manifests for file in manifest.stored.files}
     blobs = size = unfinished = 0
-    for digest, key in blob_keys(backend):
-        if digest not in referenced and backend.age(key) >= grace:
-            removed = _removed(backend, key, grace)
-            size += removed or 0
-            blobs += removed is not None
+    for digest in filter(is_digest, backend.keys("withdrawn")):
+        _put_back(backend, digest)  # whoever withdrew it was killed, or is at it
     for name in backend.keys("staging"):
         if backend.age(f"staging/{name}") >= grace:
             backend.remove(f"staging/{name}")
             unfinished += 1
+    for digest, key in blob_keys(backend):
+        if digest not in referenced and backend.age(key) >= grace:
+            removed = _removed(backend, digest, grace)
+            size += removed or 0
+            blobs += removed is not None
+    if not backend.keys("withdrawn"):
+        backend.remove("withdrawn")
     return Collected(blobs, unfinished, size)
 
 
-def _removed(backend: Backend, key: str, grace: float) -> int | None:
+def _removed(backend: Backend, digest: str, grace: float) -> int | None:
     """Remove a blob and return its size, or None when a saver has just made use of it.
 
     A saver marks a blob before it relies on it. Withdrawn first and looked at then, a blob either
-    shows the mark and is put back, or is missed by the saver, which publishes it again.
+    shows the mark and is put back, or is missed by the saver, which publishes it again. Meanwhile
+    readers find it where it was withdrawn to.
     """
-    with backend.staging() as folder:
-        try:
-            withdrawn = backend.withdraw(key, folder)
-        except FileNotFoundError:  # another process collects
-            return None
-        found = withdrawn.stat()
-        if time.time() - found.st_mtime >= grace:
-            return found.st_size
-        backend.publish(withdrawn, key)
+    withdrawn = withdrawn_key(digest)
+    try:
+        backend.move(blob_key(digest), withdrawn)
+    except FileNotFoundError:  # another process collects
         return None
+    if backend.age(withdrawn) >= grace:
+        size = backend.size(withdrawn)
+        backend.remove(withdrawn)
+        return size
+    _put_back(backend, digest)
+    return None
+
+
+def _put_back(backend: Backend, digest: str) -> None:
+    with suppress(FileNotFoundError):  # another process was faster
+        backend.move(withdrawn_key(digest), blob_key(digest))
 
 
 def measure(backend: Backend, manifests: Iterable[Manifest]) -> Stats:
@@ -90,7 +103,7 @@ def measure(backend: Backend, manifests: Iterable[Manifest]) -> Stats:
 def blob_keys(backend: Backend) -> list[tuple[str, str]]:
     """Return digest and key of every blob."""
     return [
-        (folder + name, f"blobs/{folder}/{name}")
+        (folder + name, blob_key(folder + name))
         for folder in backend.keys("blobs")
         for name in backend.keys(f"blobs/{folder}")
     ]

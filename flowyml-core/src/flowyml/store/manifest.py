@@ -15,12 +15,12 @@ import attrs
 
 from flowyml import encoding, names
 from flowyml.assets import Asset, Parent, Relation, Restore, Stored, StoredFile
+from flowyml.digests import digest_of_bytes, is_digest
 from flowyml.errors import IntegrityError, StoreError
 from flowyml.history import TrainingHistory
 from flowyml.interfaces import SaveResult
 from flowyml.models import Model
 from flowyml.properties import Metadata
-from flowyml.store.blobs import digest_of_bytes, is_digest
 
 SCHEMA = 1
 """Version of the manifest's layout. A reader refuses those it doesn't know."""
@@ -47,14 +47,27 @@ class Manifest:
         """What the materializer returned when it saved."""
         stored = self.stored
         return SaveResult(
-            stored.restore, stored.restore_reason, stored.required_trust, self.details
+            stored.restore,
+            stored.restore_reason,
+            stored.required_trust,
+            self.details,
+            stored.content,
         )
 
 
-def content_digest(materializer: str, format: str, files: tuple[StoredFile, ...]) -> str:
-    """Return the digest of an asset's content: how it was written, and every file's digest."""
+def content_digest(
+    materializer: str, format: str, files: tuple[StoredFile, ...], content: str | None
+) -> str:
+    """Return the digest of an asset's content, and of how it was written.
+
+    Args:
+        materializer: its key.
+        format: its format.
+        files: the files, which are the content unless the materializer says what it is.
+        content: the materializer's own digest of the content, or None.
+    """
     listed = [[file.path, file.digest] for file in sorted(files, key=lambda file: file.path)]
-    return digest_of_bytes(encoding.dumps([materializer, format, listed]))
+    return digest_of_bytes(encoding.dumps([materializer, format, content or listed]))
 
 
 def write(manifest: Manifest) -> bytes:
@@ -70,6 +83,7 @@ def write(manifest: Manifest) -> bytes:
             "created_at": stored.created_at.isoformat(),
             "type": stored.type,
             "digest": stored.digest,
+            "content": stored.content,
             "adapter": stored.adapter,
             "materializer": stored.materializer,
             "format": stored.format,
@@ -89,8 +103,16 @@ def write(manifest: Manifest) -> bytes:
             "step": stored.step,
         }
     )
-    assert isinstance(data, dict)
-    return encoding.render({**data, "manifest_digest": digest_of_bytes(encoding.render(data))})
+    body = encoding.render(data)
+    return _sealed(body, digest_of_bytes(body))
+
+
+def _sealed(body: bytes, digest: str) -> bytes:
+    """Return the text with the digest of itself as its last member."""
+    return body.removesuffix(_END) + f',\n "manifest_digest": "{digest}"'.encode() + _END
+
+
+_END = b"\n}\n"
 
 
 def ref_in(text: bytes) -> str:
@@ -120,10 +142,9 @@ def read(text: bytes, ref: str) -> Manifest:
         if not isinstance(data, dict):
             raise ValueError("it isn't a JSON object")
         _check_schema(data.get("schema"), ref)
-        claimed = data.pop("manifest_digest", None)
-        body = encoding.render(data)
-        whole = encoding.render({**data, "manifest_digest": claimed})
-        if claimed != digest_of_bytes(body) or whole != text:
+        claimed = str(data.pop("manifest_digest", None))
+        body = text.removesuffix(_sealed(b"", claimed)) + _END
+        if claimed != digest_of_bytes(body) or text != _sealed(body, claimed):
             raise ValueError("its digest doesn't match its content")
         manifest = _manifest(encoding.decode(data))
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -182,12 +203,17 @@ def _stored(data: dict[str, Any]) -> Stored:
         restore=_one_of(data, "restore", Restore),
         restore_reason=_optional(data, "restore_reason", str),
         required_trust=tuple(_text(item) for item in _take(data, "required_trust", list)),
+        content=_optional(data, "content", str),
         run=_optional(data, "run", str),
         step=_optional(data, "step", str),
     )
     if len({file.path for file in stored.files}) != len(stored.files):
         raise ValueError("two files have one path")
-    if stored.digest != content_digest(stored.materializer, stored.format, stored.files):
+    if stored.content is not None and not is_digest(stored.content):
+        raise ValueError("its content has an unfit digest")
+    if stored.digest != content_digest(
+        stored.materializer, stored.format, stored.files, stored.content
+    ):
         raise ValueError("its digest isn't that of its files")
     return stored
 

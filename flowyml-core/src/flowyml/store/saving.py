@@ -1,15 +1,21 @@
-"""From an object to its files: which materializer, which format, and what it may not do wrong."""
+"""From an object to its files: which materializer, which format, and how the files are taken in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from flowyml import adapters, encoding
+from flowyml.assets import StoredFile
 from flowyml.errors import FlowymlError, IntegrityError, MaterializationError
-from flowyml.interfaces import Materializer, SaveOptions, SaveResult
+from flowyml.interfaces import Earlier, Materializer, SaveOptions, SaveResult
+from flowyml.progress import Progress
 from flowyml.properties import type_name
 from flowyml.store import manifest as manifests
+from flowyml.store.blobs import LARGE, Blobs
 from flowyml.store.manifest import Manifest
 
 
@@ -28,20 +34,49 @@ def materializer_of(data: object) -> Materializer:
     return found
 
 
-def checked_format(materializer: Materializer, format: str | None, data: object) -> str:
-    """Return the format to save in: the one asked for, or the materializer's first.
+def chosen_format(
+    materializer: Materializer, asked: str | None, preferred: Iterable[str], data: object
+) -> str:
+    """Return the format to save in.
+
+    Args:
+        materializer: the one that saves.
+        asked: the format that has to be, or None.
+        preferred: formats in order of preference, for objects that have one of them; without
+            any, it is the materializer's first.
+        data: the object, for messages.
 
     Raises:
-        MaterializationError: when the materializer doesn't have it.
+        MaterializationError: when the materializer doesn't have the format that was asked for.
     """
-    if format is None:
-        return materializer.formats[0]
-    if format not in materializer.formats:
+    if asked is None:
+        return next((f for f in preferred if f in materializer.formats), materializer.formats[0])
+    if asked not in materializer.formats:
         known = ", ".join(map(repr, materializer.formats))
         raise MaterializationError(
-            f"A {type_name(data)} can't be saved in the format {format!r}; it can in {known}."
+            f"A {type_name(data)} can't be saved in the format {asked!r}; it can in {known}."
         )
-    return format
+    return asked
+
+
+def checked_preference(format: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Return formats in order of preference, each known to some adapter.
+
+    Raises:
+        TypeError: for what is no string or several.
+        ValueError: for a format that no materializer has.
+    """
+    formats = (format,) if isinstance(format, str) else tuple(format or ())
+    known = adapters.formats() if formats else []
+    for item in formats:
+        if not isinstance(item, str):
+            raise TypeError(f"format= takes the names of formats; got a {type_name(item)}.")
+        if item not in known:
+            raise ValueError(
+                f"No installed adapter has a format {item!r}; there are "
+                f"{', '.join(map(repr, known))}."
+            )
+    return formats
 
 
 def checked_text(manifest: Manifest) -> bytes:
@@ -88,3 +123,98 @@ def written(
             f"SaveResult is needed."
         )
     return result
+
+
+class Intake:
+    """Takes a version's files in among the blobs, while its materializer writes more of them."""
+
+    def __init__(self, blobs: Blobs, folder: Path, progress: Progress) -> None:
+        self._blobs = blobs
+        self._folder = folder
+        self._progress = progress
+        self._pool: ThreadPoolExecutor | None = None
+        self._taken: dict[str, Future[StoredFile]] = {}
+        self._kept: dict[str, StoredFile] = {}
+
+    def done(self, path: Path) -> None:
+        """Take in a file that is complete. A small one waits for the others: it costs nothing."""
+        name, size = self._name(path), path.stat().st_size
+        if size > LARGE and name not in self._taken:
+            self._pool = self._pool or ThreadPoolExecutor(1, "flowyml-intake")
+            self._taken[name] = self._pool.submit(self._take, path, name)
+
+    def keep(self, file: StoredFile) -> bool:
+        """Take in a file that is among the blobs already; False when it is damaged there."""
+        if file.path not in self._kept:
+            if not self._blobs.keep(file.digest, file.size):
+                return False
+            self._kept[file.path] = file
+            self._progress.advance(file.size)
+        return True
+
+    def finish(self) -> tuple[StoredFile, ...]:
+        """Take in the rest, and return every file, sorted by path."""
+        taken = {name: future.result() for name, future in self._taken.items()}
+        for path in self._folder.rglob("*"):
+            name = self._name(path)
+            if path.is_file() and name not in taken:
+                taken[name] = self._take(path, name)
+        doubled = sorted(set(taken) & set(self._kept))
+        if doubled:
+            raise MaterializationError(f"{doubled[0]} is both written and kept.")
+        files = {**taken, **self._kept}
+        for file in files.values():
+            self._blobs.mark(file)
+        return tuple(files[name] for name in sorted(files))
+
+    def _take(self, path: Path, name: str) -> StoredFile:
+        file = StoredFile(name, *self._blobs.add(path))
+        self._progress.advance(file.size)
+        return file
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._folder).as_posix()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+class EarlierVersion(Earlier):
+    """A version in the same store, as a materializer that saves the next one sees it."""
+
+    def __init__(self, manifest: Manifest, blobs: Blobs, intake: Intake) -> None:
+        self._manifest = manifest
+        self._files: Mapping[str, StoredFile] = {f.path: f for f in manifest.stored.files}
+        self._blobs = blobs
+        self._intake = intake
+
+    def files(self) -> Mapping[str, int]:
+        """Return the sizes, as the manifest has them."""
+        return {path: file.size for path, file in self._files.items()}
+
+    def details(self) -> Mapping[str, Any]:
+        """Return the details of the manifest."""
+        return self._manifest.details
+
+    def read(self, path: str) -> bytes | None:
+        """Read a file that is intact."""
+        file = self._files.get(path)
+        if file is None:
+            return None
+        try:
+            return self._blobs.checked(file.digest, file.size, path).read_bytes()
+        except (IntegrityError, OSError):
+            return None
+
+    def keep(self, path: str) -> bool:
+        """Mark the blob as used, and compare its bytes with its digest."""
+        return path in self._files and self._intake.keep(self._files[path])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,13 @@ from typing import Any
 import attrs
 
 from flowyml import adapters, encoding, names
-from flowyml.assets import Asset, Stored, StoredFile
-from flowyml.errors import (
-    AssetNotFoundError,
-    FlowymlError,
-    IntegrityError,
-    MaterializationError,
-    StoreError,
-)
-from flowyml.interfaces import LoadOptions, Saved, SaveOptions
+from flowyml.assets import Asset, Stored
+from flowyml.errors import AssetNotFoundError, IntegrityError, StoreError
+from flowyml.interfaces import Earlier, LoadOptions, SaveOptions
 from flowyml.models import described
+from flowyml.progress import Progress
 from flowyml.properties import type_name
-from flowyml.store import maintenance, saving
+from flowyml.store import loading, maintenance, saving, verification
 from flowyml.store import manifest as manifests
 from flowyml.store.backend import LocalDirectory
 from flowyml.store.blobs import Blobs
@@ -38,15 +33,6 @@ from flowyml.store.transfer import export, take_in
 from flowyml.trust import Trust
 
 
-@attrs.frozen
-class Verification:
-    """What `Store.verify` checked: numbers of versions and files, and their bytes."""
-
-    versions: int
-    files: int
-    size: int
-
-
 class Store:
     """Assets by name and version in a directory.
 
@@ -54,8 +40,21 @@ class Store:
     the same time.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, format: str | Iterable[str] | None = None
+    ) -> None:
+        """Use a directory as a store.
+
+        Args:
+            path: the directory.
+            format: the format, or formats in order of preference, in which `save` writes objects
+                that have it, unless it is told another.
+
+        Raises:
+            ValueError: for a format that no installed adapter has.
+        """
         self.path = Path(path).absolute()
+        self.format = saving.checked_preference(format)
         self._backend = LocalDirectory(self.path)
         self._blobs = Blobs(self._backend)
         self._layout = Layout(self.path, self._backend)
@@ -86,7 +85,8 @@ class Store:
             obj: a `Model` (saved with its metadata), another `Asset`, or any object that a
                 materializer handles.
             name: its name; an asset's own by default.
-            format: one of the materializer's formats, such as ``"state_dict"``.
+            format: one of the materializer's formats, such as ``"state_dict"``; by default the
+                store's, for an object that has it, or else the materializer's first.
 
         Returns:
             The asset with its version; the one that was given, if it was one.
@@ -103,10 +103,14 @@ class Store:
         name: str | None = None,
         *,
         format: str | None = None,
+        preferred: Iterable[str] = (),
         run: str | None = None,
         step: str | None = None,
     ) -> Asset:
-        """Save like `save`, noting the run and step that made the object."""
+        """Save like `save`, noting the run and step that made the object.
+
+        `preferred` are formats for objects that have them; they come before the store's own.
+        """
         asset = obj if isinstance(obj, Asset) else described(obj)
         asset.before_save()
         if asset.data is None and asset.stored is not None and asset.stored.type != "NoneType":
@@ -116,23 +120,37 @@ class Store:
             )
         name = names.check_name(name if name is not None else asset.name)
         materializer = saving.materializer_of(asset.data)
-        options = SaveOptions(saving.checked_format(materializer, format, asset.data))
+        chosen = saving.chosen_format(materializer, format, (*preferred, *self.format), asset.data)
         self._layout.prepare()
         try:
-            with self._backend.staging() as folder:
+            with (
+                self._backend.staging() as folder,
+                Progress(f"Saving {name}") as progress,
+                saving.Intake(self._blobs, folder, progress) as intake,
+            ):
+                options = SaveOptions(
+                    chosen,
+                    asset.described_with(),
+                    lambda: self._earlier(name, asset, materializer.key, chosen, intake),
+                    progress.expect,
+                    intake.done,
+                )
                 result = saving.written(materializer, asset.data, folder, options)
-                files = tuple(self._added(folder))
+                files = intake.finish()
                 stored = Stored(
-                    digest=manifests.content_digest(materializer.key, options.format, files),
+                    digest=manifests.content_digest(
+                        materializer.key, chosen, files, result.content
+                    ),
                     created_at=_now(),
                     type=type_name(asset.data),
                     adapter=saving.origin(materializer),
                     materializer=materializer.key,
-                    format=options.format,
+                    format=chosen,
                     files=files,
                     restore=result.restore,
                     restore_reason=result.reason,
                     required_trust=result.required_trust,
+                    content=result.content,
                     run=run,
                     step=step,
                 )
@@ -144,9 +162,21 @@ class Store:
         asset.name, asset.version, asset.stored = name, version, stored
         return asset
 
-    def _added(self, folder: Path) -> Iterator[StoredFile]:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            yield StoredFile(path.relative_to(folder).as_posix(), *self._blobs.add(path))
+    def _earlier(
+        self, name: str, asset: Asset, materializer: str, format: str, intake: saving.Intake
+    ) -> Earlier | None:
+        """Find the version whose files the next one of a name may refer to."""
+        versions = self.versions(name)
+        ref = f"{name}@{versions[-1]}" if versions else asset.ref if asset.stored else None
+        if ref is None:
+            return None
+        try:
+            found = self._manifest(ref)
+        except StoreError:  # another store's, or damaged: then everything is written
+            return None
+        if (found.stored.materializer, found.stored.format) != (materializer, format):
+            return None
+        return saving.EarlierVersion(found, self._blobs, intake)
 
     def _publish(
         self, asset: Asset, name: str, stored: Stored, details: dict[str, Any], folder: Path
@@ -182,6 +212,8 @@ class Store:
         into: Any = None,
         device: Any = None,
         verify: bool = True,
+        format: str | None = None,
+        class_map: Mapping[str, type] | None = None,
     ) -> Any:
         """Load the object itself. Runs no code from the files, nor any that isn't trusted.
 
@@ -192,6 +224,10 @@ class Store:
             device: where to put the values, in the framework's words; by default where they
                 were, if that exists here.
             verify: False leaves out comparing every byte with its digest.
+            format: another form to give it back in, such as ``"state_dict"`` for the weights
+                alone of what was saved as a module.
+            class_map: classes by the dotted names of those whose place they take, for classes
+                that have moved: ``{"old_package.Net": Net}``. They count as trusted.
 
         Raises:
             AssetNotFoundError: when there is no such name or version.
@@ -200,21 +236,16 @@ class Store:
             UntrustedDataError: when loading needs what isn't trusted.
             MaterializationError: when the object can't be rebuilt.
         """
-        options = LoadOptions(Trust.of(trust), into, device)
+        options = LoadOptions(
+            Trust.of(trust), into, device, format, loading.checked_class_map(class_map or {})
+        )
         manifest = self._manifest(ref)
         stored = manifest.stored
         materializer = adapters.materializer(stored.materializer)
-        files = {file.path: self._file(manifest, file, verify=verify) for file in stored.files}
-        saved = Saved(str(manifest.asset.ref), stored.format, files, manifest.result)
-        try:
-            return materializer.load(saved, options)
-        except (FlowymlError, Warning):
-            raise
-        except Exception as error:  # the files may come from a stranger
-            raise MaterializationError(
-                f"{saved.ref} can't be loaded: the materializer {materializer.key!r} failed with "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        loading.check_options(materializer, manifest, options)
+        with Progress(f"Loading {manifest.asset.ref}", stored.size) as progress:
+            files = loading.checked_files(self._blobs, manifest, verify, progress)
+        return loading.loaded(materializer, loading.saved(manifest, files), options)
 
     def get(self, ref: str) -> Asset:
         """Read what is known about an asset; imports no framework.
@@ -227,9 +258,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the names of all assets that have a version, sorted."""
-        self._layout.check()
-        found = filter(names.is_name, self._backend.keys("assets"))
-        return [name for name in found if self.versions(name)]
+        return [name for name, _ in self._listed()]
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a name, oldest first; none for an unknown name."""
@@ -240,9 +269,17 @@ class Store:
 
     def refs(self) -> list[str]:
         """Return ``"name@version"`` of everything, sorted by name, versions oldest first."""
-        return [f"{name}@{version}" for name in self.names() for version in self.versions(name)]
+        return [f"{name}@{version}" for name, versions in self._listed() for version in versions]
 
-    def verify(self, ref: str | None = None) -> Verification:
+    def _listed(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield every name that has a version, with its versions."""
+        self._layout.check()
+        for name in filter(names.is_name, self._backend.keys("assets")):
+            versions = self.versions(name)
+            if versions:
+                yield name, versions
+
+    def verify(self, ref: str | None = None) -> verification.Verification:
         """Compare every byte of a version, or of all, with its digest.
 
         Raises:
@@ -250,25 +287,20 @@ class Store:
             AssetNotFoundError: when there is no such name or version.
         """
         refs = [ref] if ref else self.refs()
-        checked: dict[str, int] = {}
+        intact: list[Manifest] = []
         problems: list[str] = []
         for one in refs:
             try:
-                manifest = self._manifest(one)
+                intact.append(self._manifest(one))
+            except AssetNotFoundError:
+                if ref:
+                    raise  # otherwise somebody has just deleted it
             except StoreError as error:
                 problems.append(str(error))
-                continue
-            for file in manifest.stored.files:
-                if file.digest in checked:
-                    continue
-                checked[file.digest] = file.size
-                try:
-                    self._file(manifest, file)
-                except IntegrityError as error:
-                    problems.append(str(error))
+        checked = verification.verify(self._blobs, intact, problems, self._has)
         if problems:
             raise IntegrityError("\n".join(problems))
-        return Verification(len(refs), len(checked), sum(checked.values()))
+        return checked
 
     def export(self, ref: str, directory: str | os.PathLike[str]) -> Path:
         """Lay a version out as a plain folder: its files by their names, and ``manifest.json``.
@@ -282,7 +314,8 @@ class Store:
             IntegrityError: when what is on disk isn't what was saved; no folder is left.
         """
         manifest = self._manifest(ref)
-        files = {file.path: self._file(manifest, file) for file in manifest.stored.files}
+        with Progress(f"Exporting {manifest.asset.ref}", manifest.stored.size) as progress:
+            files = loading.checked_files(self._blobs, manifest, True, progress)
         return export(manifest, files, Path(directory).absolute())
 
     def import_(self, directory: str | os.PathLike[str], name: str | None = None) -> Asset:
@@ -348,9 +381,13 @@ class Store:
 
         Raises:
             IntegrityError: when a manifest can't be read; nothing is removed then.
+            StoreError: when the store's folder can't be changed.
         """
         self._layout.check()
-        return maintenance.collect(self._backend, self._all_manifests(), grace)
+        try:
+            return maintenance.collect(self._backend, self._all_manifests(), grace)
+        except OSError as error:
+            raise StoreError(f"{self.path} can't be cleared up: {error}.") from error
 
     def stats(self) -> maintenance.Stats:
         """Return how much the store holds, and how much of it is shared.
@@ -372,6 +409,9 @@ class Store:
                 problems.append(str(error))
         maintenance.refuse_if_damaged(problems)
         return found
+
+    def _has(self, manifest: Manifest) -> bool:
+        return manifest.asset.version in self.versions(str(manifest.asset.name))
 
     def _deleted(self, name: str) -> list[str]:
         files = self._backend.keys(f"assets/{name}")
@@ -408,15 +448,11 @@ class Store:
         except encoding.EncodingError as error:
             raise IntegrityError(f"{self.path / key} is damaged: {error}.") from error
 
-    def _file(self, manifest: Manifest, file: StoredFile, *, verify: bool = True) -> Path:
-        what = f"{manifest.asset.ref}, file {file.path!r},"
-        return self._blobs.checked(file.digest, file.size, what, verify=verify)
-
     def _manifest(self, ref: str) -> Manifest:
         name, version = names.parse_ref(ref)
-        versions = self.versions(name)
-        if version is None and versions:
-            version = versions[-1]
+        self._layout.check()
+        if version is None:
+            version = next(reversed(self.versions(name)), None)
         if version is None:
             known = ", ".join(self.names()[:20]) or "nothing yet"
             near = difflib.get_close_matches(name, self.names(), 1)
@@ -430,7 +466,7 @@ class Store:
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 raise StoreError(f"{name}@{version} can't be read: {error}.") from error
-            known = ", ".join(versions[-20:]) or "no version"
+            known = ", ".join(self.versions(name)[-20:]) or "no version"
             raise AssetNotFoundError(
                 f"{self.path} holds no {name}@{version}. Of {name!r} it holds: {known}."
             ) from None

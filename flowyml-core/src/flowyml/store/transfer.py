@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from flowyml.digests import digest_of
 from flowyml.errors import IntegrityError, StoreError
 from flowyml.store import manifest as manifests
-from flowyml.store.blobs import Blobs, digest_of
+from flowyml.store.blobs import Blobs
 from flowyml.store.manifest import Manifest
 
 
@@ -29,7 +30,8 @@ def export(manifest: Manifest, files: Mapping[str, Path], target: Path) -> Path:
                 shutil.copyfile(path, staged / name)
             (staged / "manifest.json").write_bytes(manifests.write(manifest))
             staged.chmod(0o755)
-            target.mkdir()  # fails where something is; the rename replaces this empty folder
+            if target.exists():
+                raise FileExistsError(target)
             staged.rename(target)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
