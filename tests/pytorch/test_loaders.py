@@ -767,7 +767,7 @@ def test_a_stream_that_says_how_far_it_was_read_goes_on(
     loader = stateful(Remembering(12), 2, num_workers=workers)
     check_resumes(loader, round_trip, after=3)
     with pytest.raises(MaterializationError, match="iterable stream"):
-        LOADER.parts(stateful(Stream(), 2))
+        round_trip(stateful(Stream(), 2))
 
 
 @pytest.mark.parametrize(

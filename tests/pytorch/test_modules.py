@@ -466,6 +466,24 @@ def _extra() -> nn.Module:
     return Extra(1, 1)
 
 
+def test_attributes_of_tensors_come_back(store: Store) -> None:
+    net = nn.Linear(2, 2)
+    net.weight.group = {"decay": [0.1, None]}
+    net.weight.beside = net.bias
+    net.scratch = nn.Buffer(torch.ones(2), persistent=False)
+    back = reload(net, store)
+    assert back.weight.group == {"decay": [0.1, None]}
+    assert back.weight.beside is back.bias
+    assert isinstance(back.scratch, nn.Buffer)
+    assert not back.scratch.persistent
+    assert not hasattr(store.load("m", format="state_dict")["weight"], "group")
+    del net.weight.beside
+    net.bias.hook = lambda: None
+    with pytest.warns(MaterializationWarning, match=r"because of bias\.hook: <function"):
+        store.save(net, "m")
+    assert list(store.load("m", into=nn.Linear(2, 2, bias=True)).state_dict()) == ["weight", "bias"]
+
+
 def test_a_deeply_nested_module_is_saved(store: Store) -> None:
     deep: nn.Module = nn.Linear(1, 1)
     for _ in range(300):

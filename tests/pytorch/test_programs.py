@@ -669,6 +669,7 @@ def test_no_function_is_looked_up_but_those_of_a_graph(honest: Saved, target: st
 
 EXPRESSIONS = [
     *(CODE, "Symbol('s0').func", "(lambda: 1)()", "[x for x in ()]", "Symbol(__import__('os'))"),
+    "Float('1.5', precision=999999999)",
     *("Symbol('s0'); 1", "Integer(1).__class__", "Function('f')(1)", "S('1')", "sympify('1')"),
     *("Pow(Integer(10), Integer(1000000000))", "Symbol('s' + '0')", "Symbol('s0', integer=print)"),
     *("Pow(Pow(Pow(Integer(9), Integer(64)), Integer(64)), Integer(64))", "Symbol(f's{0}')"),

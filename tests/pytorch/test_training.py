@@ -757,7 +757,7 @@ def test_options_that_an_older_torch_did_not_know_are_supplied() -> None:
 
 
 def saved_state(obj: Any) -> Any:
-    return apart.through_a_file(state_of(obj))
+    return apart.round_trip(state_of(obj))
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZER_CASES)
@@ -808,7 +808,7 @@ def test_the_state_of_a_scaler_and_a_generator_go_into_others() -> None:
 def refused(obj: Any, state: Any) -> str:
     """Return why a state is refused, having made sure that nothing was changed."""
     before = state_of(obj)
-    kept = apart.through_a_file(before)
+    kept = apart.round_trip(before)
     with pytest.raises(MaterializationError) as caught:
         load_into(obj, state, "opt@v2")
     assert same(state_of(obj), kept)

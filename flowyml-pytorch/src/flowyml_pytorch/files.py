@@ -29,6 +29,8 @@ def write(structure: Structure, folder: Path, options: SaveOptions) -> SaveResul
         OSError: when the folder can't be written.
     """
     layout = lay_out(structure.tensors)
+    for number, attributes in structure.attributes.items():
+        layout.entries[number]["attributes"] = attributes
     text = _render({**structure.data, "tensors": layout.entries})
     (folder / FILE).write_bytes(text)
     written = pool.write(layout, folder, options)

@@ -13,9 +13,25 @@ from flowyml_pytorch import modules
 
 def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
     """Write a module in the format that was asked for."""
+    if options.format == "safetensors":
+        from flowyml_pytorch import safetensors_format
+
+        return safetensors_format.save(module, folder)
+    if options.format == "exported":
+        from flowyml_pytorch import programs
+
+        return programs.save(module, folder, options.described_with.get("example_inputs"))
     return modules.save(module, folder, options)
 
 
 def load(saved: Saved, options: LoadOptions) -> Any:
     """Give back what was saved in a format."""
+    if saved.format == "safetensors":
+        from flowyml_pytorch import safetensors_format
+
+        return safetensors_format.load(saved, options)
+    if saved.format == "exported":
+        from flowyml_pytorch import programs
+
+        return programs.load(saved, options)
     return modules.load(saved, options)

@@ -72,6 +72,7 @@ _VALUES: dict[type, Callable[[Any], dict[str, Any]]] = {
     torch.Size: lambda value: {"$size": list(value)},
     torch.dtype: lambda value: {"$dtype": _torch_name(value)},
     torch.device: lambda value: {"$device": str(value)},
+    torch.qscheme: lambda value: {"$qscheme": _torch_name(value)},
     torch.layout: lambda value: {"$layout": _torch_name(value)},
     torch.memory_format: lambda value: {"$memory_format": _torch_name(value)},
 }

@@ -6,6 +6,7 @@ and the stretch with its elements becomes a storage; what is changed stays in me
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,14 @@ class Pool:
             file = self._files.get(row.file)
             if file is None:
                 file = self._files[row.file] = archive.check(path, what)
-            if row.dtype is None or not getattr(file, "native", True):
+            if row.dtype is None:
                 return unpickled(path)
+            if not file.native:
+                raise ValueError(
+                    f"it was written on a machine whose byte order isn't {sys.byteorder}"
+                )
+            if file.opaque or file.offset:
+                raise ValueError(f"it holds another tensor than {INDEX} says")
             return self._plain(row, file, path)
         except FlowymlError:
             raise

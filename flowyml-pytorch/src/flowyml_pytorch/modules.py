@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml.properties import type_name
-from flowyml_pytorch import files, structure
+from flowyml_pytorch import files, quantized, structure
 from flowyml_pytorch.census import unwrap
 from flowyml_pytorch.kinds import NotRestorableError
 from flowyml_pytorch.layout import KINDS, UNINITIALIZED
 from flowyml_pytorch.matching import check_same_keys, shapes_of
 from flowyml_pytorch.sharded import is_sharded
 
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.qscheme)
 
 
 def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
@@ -90,7 +91,9 @@ def _is_plain(item: Any) -> bool:
         return all(_is_plain(part) for pair in item.items() for part in pair)
     if type(item) in (list, tuple):
         return all(map(_is_plain, item))
-    return type(item) in _PLAIN and not (type(item) is int and item.bit_length() > 63)
+    if type(item) is int:
+        return item.bit_length() <= 63
+    return type(item) in _PLAIN or quantized.is_packed(item)
 
 
 def load(saved: Saved, options: LoadOptions) -> Any:
@@ -144,12 +147,27 @@ def load_into(
             MaterializationWarning,
             stacklevel=2,
         )
+    assign = any(isinstance(t, Tensor) and t.is_meta for t in there.values())
+    ties = _ties(inner) if assign else []
     try:
         inner.load_state_dict(
             state,
             strict=not left_out,  # tensors were compared strictly above
-            assign=any(isinstance(t, Tensor) and t.is_meta for t in there.values()),
+            assign=assign,
         )
     except Exception as error:  # a user's own set_extra_state() or hooks may raise anything
         raise MaterializationError(f"{saved.ref} can't be loaded into into=: {error}") from error
+    for (owner, name), *others in ties:
+        for other, name_there in others:
+            other._parameters[name_there] = owner._parameters[name]
     return module if options.device is None else module.to(options.device)
+
+
+def _ties(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """Return where parameters are that stand in several places: assigning would part them."""
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for owner in module.modules():
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                places.setdefault(id(parameter), []).append((owner, name))
+    return [found for found in places.values() if len(found) > 1]

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from flowyml_pytorch import hooks, loaders, training
+from flowyml_pytorch import hooks, loaders, quantized, training
 from flowyml_pytorch.kinds import Kind
 
-KINDS: tuple[Kind, ...] = (*hooks.KINDS, *loaders.KINDS, *training.KINDS)
+KINDS: tuple[Kind, ...] = (*hooks.KINDS, *loaders.KINDS, *quantized.KINDS, *training.KINDS)
 
 BY_NAME = {kind.name: kind for kind in KINDS}
 

@@ -47,7 +47,7 @@ def observe(model: nn.Module, example_inputs: Any) -> dict[str, Any]:
         None, or None when they are known.
     """
     root, _ = unwrap(model)
-    args, kwargs = _arguments(example_inputs)
+    args, kwargs = arguments_of(example_inputs)
     found = {**UNOBSERVED, "input_signature": signature(example_inputs)}
     try:
         found.update(_observe(root, args, kwargs))
@@ -57,7 +57,8 @@ def observe(model: nn.Module, example_inputs: Any) -> dict[str, Any]:
     return found
 
 
-def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return positional and keyword arguments: a tensor, a tuple or a dict says which."""
     if isinstance(example_inputs, dict):
         return (), example_inputs
     return (example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)), {}
@@ -128,7 +129,7 @@ def _observe(root: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
     with ExitStack() as stack:
         stack.enter_context(_lock)
         stack.enter_context(_quiet())
-        stack.enter_context(_unchanged(root, owned))
+        stack.enter_context(unchanged(root, owned))
         for handle in (
             module_hooks.register_module_forward_pre_hook(enter),
             module_hooks.register_module_forward_hook(leave, with_kwargs=True),
@@ -207,7 +208,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _unchanged(root: nn.Module, owned: list[Tensor]) -> Iterator[None]:
+def unchanged(root: nn.Module, owned: list[Tensor]) -> Iterator[None]:
     """Put everything back that a forward may change: attributes, versions, random states."""
     states = [_ModuleState.of(module) for module in root.modules()]
     versions = [(t, t._version) for t in owned if not t.is_inference()]

@@ -170,6 +170,30 @@ class ModuleMaterializer(Materializer):
         return blame(saved, path)
 
 
+class ProgramMaterializer(Materializer):
+    """Saves what ``torch.export`` made of a module."""
+
+    key = "pytorch.program"
+    formats = ("exported",)
+    types = ("torch.export.ExportedProgram",)
+
+    def detect(self, obj: object) -> bool:
+        """Tell whether it is an exported program."""
+        return _is_exported(obj)
+
+    def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:
+        """Write ``model.pt2``, which holds no pickle."""
+        from flowyml_pytorch import programs
+
+        return programs.save(obj, folder, None)
+
+    def load(self, saved: Saved, options: LoadOptions) -> Any:
+        """Give the program back."""
+        from flowyml_pytorch import programs
+
+        return programs.load(saved, options)
+
+
 class ValueMaterializer(Materializer):
     """Saves tensors, optimizers, schedulers, loaders and the like, and containers with them."""
 
@@ -249,7 +273,7 @@ def flowyml_register_extractors() -> list[Extractor]:
 @hookimpl
 def flowyml_register_materializers() -> list[Materializer]:
     """Register the materializers of modules and of values."""
-    return [ModuleMaterializer(), ValueMaterializer()]
+    return [ModuleMaterializer(), ProgramMaterializer(), ValueMaterializer()]
 
 
 @hookimpl

@@ -34,18 +34,25 @@ FRAMEWORK = (
 )
 """Bases of classes that need no trust once imported: objects are built of their attributes."""
 
-_TORCHS_LAYERS = ("torch.nn.modules.", "torch.nn.utils.parametri")
+_TORCHS_LAYERS = (
+    "torch.nn.modules.",
+    "torch.nn.utils.parametri",
+    "torch.ao.nn.",
+    "torch.ao.quantization.",
+)
 """Where the classes live whose restoring runs at most harmless code of torch's own."""
 
 _HOOKS = ("__setstate__", "__del__", "__hash__", "__eq__", "__getattribute__")
 """Methods that Python calls on an object that is being restored, or given up."""
 
 
-_LAZY_HOOKS = (
-    nn.modules.lazy.LazyModuleMixin._infer_parameters,
-    nn.modules.lazy.LazyModuleMixin._lazy_load_hook,
+_TORCHS_HOOKS = (
+    ("torch.nn.modules.lazy", "LazyModuleMixin._infer_parameters"),
+    ("torch.nn.modules.lazy", "LazyModuleMixin._lazy_load_hook"),
+    ("torch.ao.quantization.quantize", "_observer_forward_hook"),
+    ("torch.ao.quantization.quantize", "_observer_forward_pre_hook"),
 )
-"""Methods that a lazy module has among its own hooks until it knows its shapes."""
+"""What lazy modules, and those that are prepared for quantization, have among their hooks."""
 
 
 class Use(enum.Enum):
@@ -116,7 +123,19 @@ def is_safe(item: Any) -> bool:
         return issubclass(item, (nn.Module, enum.Enum)) and f"{item.__module__}.".startswith(
             _TORCHS_LAYERS
         )
-    return path_of(item) is not None or item in _LAZY_HOOKS
+    return path_of(item) is not None or _own_name(item) in _TORCHS_HOOKS
+
+
+def _own_name(item: Any) -> tuple[str, str]:
+    return str(getattr(item, "__module__", "")), str(getattr(item, "__qualname__", ""))
+
+
+def is_quantized_layer(cls: type) -> bool:
+    """Tell whether torch's code for a quantized layer pickles it; its attributes are enough."""
+    return any(
+        str(getattr(getattr(cls, how, None), "__module__", "")).startswith("torch.ao.nn.")
+        for how in ("__getstate__", "__setstate__")
+    )
 
 
 def is_built_from_parts(cls: type) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor
 from flowyml.digests import digest_of_bytes
 from flowyml.errors import MaterializationError
 from flowyml.interfaces import Earlier, SaveOptions
+from flowyml_pytorch import archive
 from flowyml_pytorch.index import Row, read_index, write_index
 from flowyml_pytorch.layout import Layout, bytes_of, dtype_of, is_own, name_of, within
 
@@ -217,8 +218,8 @@ def unpickled(path: Path) -> Tensor:
     Raises:
         TypeError: when the file holds something else; torch raises much more.
     """
-    with warnings.catch_warnings():  # torch warns of what it uses itself
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
+        warnings.simplefilter("ignore")  # torch warns of what it uses itself
         found: Any = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     if not isinstance(found, Tensor):
         raise TypeError("it holds no tensor")
@@ -228,6 +229,7 @@ def unpickled(path: Path) -> Tensor:
 def _read_back(path: Path) -> None:
     """Make sure that an unusual tensor can be read: better now than when it is needed."""
     try:
+        archive.check(path, path.name)
         unpickled(path)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]

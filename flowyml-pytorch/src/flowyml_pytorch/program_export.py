@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from flowyml.errors import MaterializationError, MaterializationWarning
 from flowyml_pytorch.census import class_name
-from flowyml_pytorch.observe import _arguments, _unchanged
+from flowyml_pytorch.observe import arguments_of, unchanged
 
 _LONGEST_REASON = 300
 _LOUD = ("_export.non_strict_utils", "_export.serde.serialize", "fx.experimental.symbolic_shapes")
@@ -57,13 +57,13 @@ def export(
     Raises:
         MaterializationError: with torch's reason, when the module can't be exported.
     """
-    args, kwargs = _arguments(example_inputs)
+    args, kwargs = arguments_of(example_inputs)
     owned = [*module.parameters(), *module.buffers(), *_tensors((args, kwargs))]
     reason: Exception | None = None
     for given, shapes in _attempts(args, kwargs):
         with _quiet() as told:
             try:
-                with torch.inference_mode(False), torch.enable_grad(), _unchanged(module, owned):
+                with torch.inference_mode(False), torch.enable_grad(), unchanged(module, owned):
                     sizes = None if shapes is None else shapes.dynamic_shapes(module, *given)
                     program = torch.export.export(module, *given, dynamic_shapes=sizes)
                 description = describe(program)

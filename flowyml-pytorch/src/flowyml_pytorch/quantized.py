@@ -30,6 +30,11 @@ class _Packing:
     pack: Callable[..., Any]
 
 
+def is_packed(value: Any) -> bool:
+    """Tell whether a value is the packed weights of a quantized layer."""
+    return type(value) is torch.ScriptObject and _class_of(value) in _PACKINGS
+
+
 def _class_of(packed: Any) -> str:
     return str(packed._type().qualified_name()).removeprefix(_PREFIX)
 

@@ -26,8 +26,15 @@ from flowyml_pytorch.hooks import count_from
 from flowyml_pytorch.layout import bytes_of
 from flowyml_pytorch.mapped import Tensors
 from flowyml_pytorch.objects import BY_NAME
-from flowyml_pytorch.policy import Name, Resolver, Use, is_built_from_parts, takes_parametrizations
-from flowyml_pytorch.structure import DEFAULTS, SCHEMA
+from flowyml_pytorch.policy import (
+    Name,
+    Resolver,
+    Use,
+    is_built_from_parts,
+    is_quantized_layer,
+    takes_parametrizations,
+)
+from flowyml_pytorch.structure import BUILTINS, DEFAULTS, SCHEMA
 
 FILE = "structure.json"
 
@@ -94,6 +101,7 @@ class Decoder:
         self._data = data
         self._tensors = tensors
         self._objects: dict[int, Any] = {}
+        self._with_attributes: set[int] = set()
         self._shared: dict[int, Any] = {}
         main = saved.result.details.get("main")
         resolver = Resolver(
@@ -101,6 +109,7 @@ class Decoder:
         )
         with self._unfit():
             self._records: Any = data["objects"]
+            self._entries: Any = data["tensors"]
             resolver.resolve_all(self._names_in(*(data[key] for key in keys)))
         self._names: Mapping[Name, Any] = resolver.found
 
@@ -145,6 +154,10 @@ class Decoder:
                 if type(number) is int and (number, called) not in met:
                     met.add((number, called))
                     todo.append((self._records[number], called))
+                number = form.get("$tensor")
+                if type(number) is int and (~number, called) not in met:
+                    met.add((~number, called))
+                    todo.append((self._entries[number].get("attributes"), called))
                 todo += reversed([*_parts(form, called)])
 
     def value(self, form: Any) -> Any:
@@ -162,7 +175,7 @@ class Decoder:
     def _tagged(self, tag: str, payload: Any) -> Any:
         match tag:
             case "$tensor":
-                return self._tensors[payload]
+                return self._tensor(payload)
             case "$object":
                 return self._object(payload)
             case "$name":
@@ -233,6 +246,14 @@ class Decoder:
             container.update((self.value(key), self.value(item)) for key, item in form)
         return container
 
+    def _tensor(self, number: int) -> Any:
+        tensor = self._tensors[number]
+        attributes = self._entries[number].get("attributes")
+        if attributes is not None and number not in self._with_attributes:
+            self._with_attributes.add(number)
+            vars(tensor).update({key: self.value(item) for key, item in attributes.items()})
+        return tensor
+
     def _object(self, number: int) -> Any:
         if number in self._objects:
             return self._objects[number]
@@ -255,7 +276,7 @@ class Decoder:
         if getattr(cls, "__setstate__", None) is nn.RNNBase.__setstate__:
             attributes.update(state)  # its own way loops as often as a number in the state says
             built._init_flat_weights()
-        elif hasattr(cls, "__setstate__"):
+        elif hasattr(cls, "__setstate__") and not is_quantized_layer(cls):
             cls.__setstate__(built, state)
         else:
             attributes.update(state)
@@ -337,6 +358,8 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
     "$path": Path,
     "$size": torch.Size,
     "$dtype": _torch_value(torch.dtype),
+    "$qscheme": _torch_value(torch.qscheme),
+    "$builtin": BUILTINS.__getitem__,
     "$device": torch.device,
     "$layout": _torch_value(torch.layout),
     "$memory_format": _torch_value(torch.memory_format),

@@ -28,6 +28,7 @@ from flowyml_pytorch.objects import kind_of
 from flowyml_pytorch.policy import (
     Use,
     importable_name,
+    is_quantized_layer,
     needs_no_trust,
     takes_parametrizations,
 )
@@ -35,6 +36,9 @@ from flowyml_pytorch.sharded import is_sharded, unsharded, unsharded_state
 
 SCHEMA = 1
 """Version of the structure's layout."""
+
+BUILTINS = {cls.__name__: cls for cls in (bool, int, float, str, list, tuple, dict, set)}
+"""Types that may stand as values, such as what a defaultdict makes."""
 
 DEFAULTS: Mapping[str, Any] = types.MappingProxyType(vars(nn.Module()))
 """What every module starts with; attributes that equal it are not written."""
@@ -47,11 +51,13 @@ class Structure:
     Attributes:
         data: the JSON data, which says of ``tensors`` nothing but their numbers.
         tensors: the tensors, by number.
+        attributes: forms of the attributes that tensors have been given, by number.
         required_trust: dotted names that loading needs beyond imported module classes.
     """
 
     data: dict[str, Any]
     tensors: list[Tensor]
+    attributes: dict[int, Any]
     required_trust: tuple[str, ...]
 
 
@@ -62,13 +68,14 @@ def encode(**values: Any) -> Structure:
         NotRestorableError: when a part can't be restored exactly.
     """
     encoder = _Encoder()
-    forms = {key: encoder.value(value, "") for key, value in values.items()}
+    forms = {key: encoder.whole(value, key) for key, value in values.items()}
     data = {
         "schema": SCHEMA,
         **{key: _plain(form) for key, form in forms.items()},
         "objects": [_plain(item) for item in encoder.objects],
     }
-    return Structure(data, encoder.tensors, tuple(sorted(encoder.required_trust)))
+    attributes = {number: _plain(form) for number, form in encoder.attributes.items()}
+    return Structure(data, encoder.tensors, attributes, tuple(sorted(encoder.required_trust)))
 
 
 @attrs.define
@@ -84,13 +91,26 @@ class _Encoder:
     def __init__(self) -> None:
         self.objects: list[Any] = []
         self.tensors: list[Tensor] = []
+        self.attributes: dict[int, Any] = {}
+        self._exact = False
         self.required_trust: set[str] = set()
         self._object_numbers: dict[int, int] = {}
         self._tensor_numbers: dict[int, int] = {}
         self._containers: dict[int, _Shareable] = {}
         self._shared = 0
         self._called = False
+        self._open: set[int] = set()  # objects that are built at once, of parts that are there
         self._alive: list[Any] = []  # keeps ids unique: state may be made on the fly
+
+    def whole(self, value: Any, key: str) -> Any:
+        """Return the form of a value by itself; in a state dict, tensors are elements alone.
+
+        It can be decoded without the others: it has its own containers, if equal ones.
+        """
+        self._exact = key == "root"
+        self._alive.append(self._containers)
+        self._containers = {}
+        return self.value(value, "")
 
     def value(self, value: Any, path: str) -> Any:
         """Return the form of one value."""
@@ -104,6 +124,8 @@ class _Encoder:
             return {"$tensor": self._tensor(value, path)}
         if kind in _CONTAINERS:
             return self._container(value, kind, path)
+        if kind is type and value in BUILTINS.values():
+            return {"$builtin": value.__name__}
         if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
             return {"$name": self._name(value, path)}
         made = _MADE.get(kind)
@@ -176,6 +198,11 @@ class _Encoder:
             self._alive.append(tensor)
             number = self._tensor_numbers[id(tensor)] = len(self.tensors)
             self.tensors.append(unsharded(tensor))
+            attributes = vars(tensor) if self._exact and type(tensor) in KINDS else {}
+            if attributes:
+                self.attributes[number] = {
+                    name: self.value(item, f"{path}.{name}") for name, item in attributes.items()
+                }
         return number
 
     def _method(self, method: types.MethodType, path: str) -> list[Any]:
@@ -187,6 +214,9 @@ class _Encoder:
     def _object(self, value: Any, path: str) -> int:
         number = self._object_numbers.get(id(value))
         if number is not None:
+            if number in self._open:
+                what = type(value).__qualname__
+                raise NotRestorableError(path, f"it refers back to the {what} that it is part of")
             return number
         kind = kind_of(value)
         is_module = isinstance(value, nn.Module)
@@ -201,6 +231,7 @@ class _Encoder:
         record: dict[str, Any] = {"$class": name}
         if kind is not None:
             record["kind"] = kind.name
+            self._open.add(number)
             state = _parts(kind, value, path)
         elif is_module:
             state = _parametrized_state(value) if parametrized else _state(value, path)
@@ -216,6 +247,7 @@ class _Encoder:
         }
         if parametrized:
             record["parametrized"] = parametrized
+        self._open.discard(number)
         self.objects[number] = record
         return number
 
@@ -283,6 +315,8 @@ def _state(value: Any, path: str) -> dict[str, Any]:
         raise NotRestorableError(path, f"{cls.__qualname__} is restored by code of its own")
     if slots or not hasattr(value, "__dict__") or not _is_plain_object(cls):
         raise NotRestorableError(path, f"{cls.__qualname__} keeps its state outside __dict__")
+    if is_quantized_layer(cls):  # its own way to be pickled leads through code of torch's
+        return dict(vars(value))
     try:
         state = value.__getstate__()
     except Exception as error:
@@ -330,7 +364,8 @@ def _below(path: str, key: Any) -> str:
     owner, _, attribute = path.rpartition(".")
     if attribute in ("_modules", "_parameters", "_buffers") and type(key) is str:
         return f"{owner}.{key}" if owner else key
-    return f"{path}[{key!r}]"
+    told = f"tensor of shape {[*key.shape]}" if isinstance(key, Tensor) else repr(key)
+    return f"{path}[{told}]"
 
 
 _CONTAINERS: dict[type, str] = {

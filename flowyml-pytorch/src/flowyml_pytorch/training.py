@@ -177,6 +177,7 @@ _OPTIMIZERS = tuple(
     for item in vars(torch.optim).values()
     if isinstance(item, type) and issubclass(item, Optimizer)
 )
+_SCALERS = tuple(f"torch.{device}amp.grad_scaler.GradScaler" for device in ("", "cpu.", "cuda."))
 
 KINDS: tuple[Kind, ...] = (
     Kind(
@@ -192,7 +193,7 @@ KINDS: tuple[Kind, ...] = (
         lambda obj: isinstance(obj, GradScaler),
         _scaler_parts,
         _build_scaler,
-        ("torch.amp.grad_scaler.", "torch.cuda.amp.grad_scaler.", "torch.cpu.amp.grad_scaler."),
+        _SCALERS,
     ),
     Kind(
         "generator",

@@ -21,6 +21,7 @@ from flowyml.properties import type_name
 from flowyml_pytorch import files, structure
 from flowyml_pytorch.kinds import NotRestorableError
 from flowyml_pytorch.matching import check_same_keys, shapes_of
+from flowyml_pytorch.rebuild import read_structure
 
 
 def save(value: Any, folder: Path, options: SaveOptions) -> SaveResult:
@@ -29,7 +30,12 @@ def save(value: Any, folder: Path, options: SaveOptions) -> SaveResult:
     Raises:
         MaterializationError: naming the part of it that can't be captured.
     """
-    parts = {"state": _state_of(value)} if isinstance(value, _STATEFUL) else {}
+    parts = {}
+    try:
+        if isinstance(value, _STATEFUL):
+            parts["state"] = _state_of(value)
+    except NotRestorableError:  # the object may come back all the same
+        pass
     try:
         found = structure.encode(root=value, **parts)
     except (NotRestorableError, RecursionError) as error:
@@ -94,6 +100,10 @@ def load(saved: Saved, options: LoadOptions) -> Any:
 def _load_into(saved: Saved, options: LoadOptions) -> Any:
     into = options.into
     if isinstance(into, _STATEFUL):
+        if "state" not in read_structure(saved):
+            raise MaterializationError(
+                f"{saved.ref} was saved without a state for into=; load it without."
+            )
         from flowyml_pytorch import training
 
         (state,) = files.read(saved, LoadOptions(trust=options.trust), "state")
