@@ -8,7 +8,7 @@ from typing import Any
 
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions
 from flowyml.trust import Trust
-from flowyml_pytorch import files, structure
+from flowyml_pytorch.storing import files, structure
 
 
 def round_trip(obj: Any) -> Any:

@@ -34,8 +34,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from flowyml.errors import MaterializationError, UntrustedDataError
-from flowyml_pytorch import archive
-from flowyml_pytorch.archive import TensorFile, damaged_ranges
+from flowyml_pytorch.storing import archive
+from flowyml_pytorch.storing.archive import TensorFile, damaged_ranges
 
 REFUSED = (UntrustedDataError, MaterializationError)
 WHAT = "net@v3, tensors/ab12.pt"
@@ -193,7 +193,7 @@ def test_the_check_does_not_import_torch(tmp_path: Path, run_script: Callable[..
     code = """
 import sys
 from pathlib import Path
-from flowyml_pytorch.archive import check, damaged_ranges
+from flowyml_pytorch.storing.archive import check, damaged_ranges
 path = Path(sys.argv[1])
 print(check(path, "t").shape, damaged_ranges(path), "torch" in sys.modules)
 """

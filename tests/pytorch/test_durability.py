@@ -43,7 +43,7 @@ class Scaled(nn.Module):
 
 
 def tensors(number: int) -> dict[str, torch.Tensor]:
-    return {name: torch.full((1015 + number,), float(number)) for name in ("a", "b")}
+    return {name: torch.full((3015 + number,), float(number)) for name in ("a", "b")}
 
 
 def numbers_in(store: Store, name: str = "n") -> list[int]:
@@ -56,7 +56,7 @@ def numbers_in(store: Store, name: str = "n") -> list[int]:
 
 def number_in(thing: Any) -> int:
     found = [*thing.parameters(), thing.scale] if isinstance(thing, Scaled) else thing.values()
-    numbers = {float(value) for tensor in found for value in tensor.unique()}
+    numbers = {value for tensor in found for value in tensor.detach().unique().tolist()}
     assert len(numbers) == 1, f"a mixture: {numbers}"
     return int(numbers.pop())
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn, relu
 from torch.nn.functional import gelu as smooth
 
 from flowyml import Model
-from flowyml_pytorch import functional
+from flowyml_pytorch.describing import functional
 
 aliased = torch.tanh
 

@@ -37,10 +37,10 @@ from torch.utils.data import (
 
 from flowyml import Store
 from flowyml.errors import IntegrityError, MaterializationError
-from flowyml_pytorch.datasets import DatasetRef
-from flowyml_pytorch.fingerprints import fingerprint_of
-from flowyml_pytorch.loaders import KINDS, LOADER
-from flowyml_pytorch.samplers import DATASET, SAMPLER
+from flowyml_pytorch.training.datasets import DatasetRef
+from flowyml_pytorch.training.fingerprints import fingerprint_of
+from flowyml_pytorch.training.loaders import KINDS, LOADER
+from flowyml_pytorch.training.samplers import DATASET, SAMPLER
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),

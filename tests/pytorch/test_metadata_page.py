@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flowyml import Model
-from flowyml_pytorch.observe import UNOBSERVED
+from flowyml_pytorch.describing.observe import UNOBSERVED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metadata.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]+ \|$", PAGE, re.M)

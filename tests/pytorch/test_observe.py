@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flowyml import Model
-from flowyml_pytorch.observe import UNOBSERVED, signature
+from flowyml_pytorch.describing.observe import UNOBSERVED, signature
 
 
 class Net(nn.Module):

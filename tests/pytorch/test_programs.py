@@ -28,7 +28,7 @@ from flowyml.errors import (
 )
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
 from flowyml.trust import Trust
-from flowyml_pytorch import programs
+from flowyml_pytorch.exporting import programs
 
 torch.set_num_threads(1)
 
@@ -171,7 +171,7 @@ import sys
 from pathlib import Path
 import torch
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
-from flowyml_pytorch import programs
+from flowyml_pytorch.exporting import programs
 
 path = Path("saved/program.pt2")
 result = SaveResult(details={"kind": "module", "training": False})

@@ -19,8 +19,8 @@ import torch.ao.nn.sparse.quantized.dynamic as sparse_dynamic
 from torch import Tensor, nn
 from torch.ao import quantization
 
-from flowyml_pytorch import quantized
-from flowyml_pytorch.kinds import Kind, NotRestorableError
+from flowyml_pytorch.quantizing import packed
+from flowyml_pytorch.storing.kinds import Kind, NotRestorableError
 
 # What torch says of its own: quantized tensors, how they are saved, and what quantizes layers.
 TOLD = (
@@ -34,7 +34,7 @@ TOLD = (
 )
 pytestmark = [pytest.mark.filterwarnings(f"ignore:(?s).*{text}") for text in TOLD]
 
-PACKED, QCONFIG, MAKER = quantized.KINDS
+PACKED, QCONFIG, MAKER = packed.KINDS
 ENGINES = [name for name in torch.backends.quantized.supported_engines if name != "none"]
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from flowyml.errors import MaterializationError, MaterializationWarning
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
-from flowyml_pytorch import safetensors_format
+from flowyml_pytorch.exporting import safetensors_file
 
 torch.set_num_threads(1)
 
@@ -50,14 +50,14 @@ class Holding(nn.Module):
 def saved(module: nn.Module, folder: Path) -> Saved:
     """Save a module, and describe it as a store would; its files are read-only there."""
     folder.mkdir(exist_ok=True)
-    result = safetensors_format.save(module, folder)
+    result = safetensors_file.save(module, folder)
     path = folder / "model.safetensors"
     path.chmod(0o444)
     return Saved("m@v1", "safetensors", {path.name: path}, result)
 
 
 def load(given: Saved, **options: Any) -> Any:
-    return safetensors_format.load(given, LoadOptions(**options))
+    return safetensors_file.load(given, LoadOptions(**options))
 
 
 def test_a_state_dict_comes_back_in_its_order(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_what_the_format_has_no_place_for_is_named(
     tmp_path: Path, tensor: torch.Tensor, problem: str
 ) -> None:
     with pytest.raises(MaterializationError, match=f"Holding can't be .*{problem}"):
-        safetensors_format.save(Holding(tensor), tmp_path)
+        safetensors_file.save(Holding(tensor), tmp_path)
 
 
 def test_parts_of_one_storage_are_written_once_each(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_missing_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(MaterializationError, match=r"Install flowyml-pytorch\[safetensors\]"):
         load(given)
     with pytest.raises(MaterializationError, match=r"Install flowyml-pytorch\[safetensors\]"):
-        safetensors_format.save(nn.Linear(1, 1), tmp_path)
+        safetensors_file.save(nn.Linear(1, 1), tmp_path)
 
 
 def crafted(header: Any, data: bytes = b"", length: int | None = None) -> bytes:

@@ -20,7 +20,7 @@ from flowyml import Store
 from flowyml.errors import IntegrityError, MaterializationError, UntrustedDataError
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
 from flowyml.trust import Trust
-from flowyml_pytorch import modules
+from flowyml_pytorch.storing import modules
 
 
 @attrs.define

@@ -16,11 +16,11 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, lr_scheduler, swa_utils
 from torch.optim.lr_scheduler import LRScheduler
 
 from flowyml.errors import MaterializationError, UnsupportedObjectError
-from flowyml_pytorch import training
-from flowyml_pytorch.kinds import Kind, NotRestorableError
-from flowyml_pytorch.training import load_into, state_of
+from flowyml_pytorch.storing.kinds import Kind, NotRestorableError
+from flowyml_pytorch.training import optimizers
+from flowyml_pytorch.training.optimizers import load_into, state_of
 
-BY_NAME: dict[str, Kind] = {kind.name: kind for kind in training.KINDS}
+BY_NAME: dict[str, Kind] = {kind.name: kind for kind in optimizers.KINDS}
 OPTIMIZER, SCHEDULER = BY_NAME["optimizer"], BY_NAME["lr_scheduler"]
 SCALER, GENERATOR = BY_NAME["grad_scaler"], BY_NAME["generator"]
 

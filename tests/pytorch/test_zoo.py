@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from flowyml import Model
-from flowyml_pytorch.observe import signature
+from flowyml_pytorch.describing.observe import signature
 
 zoo = pytest.importorskip("zoo", reason="needs transformers")
 

@@ -7,7 +7,7 @@ this package doesn't import torch; the first use of `DatasetRef` does.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flowyml_pytorch.datasets import DatasetRef
+    from flowyml_pytorch.training.datasets import DatasetRef
 
 __version__ = "0.1.0"
 
@@ -16,7 +16,7 @@ __all__ = ["DatasetRef"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from flowyml_pytorch.datasets import DatasetRef
+        from flowyml_pytorch.training.datasets import DatasetRef
 
         globals()[name] = DatasetRef
         return DatasetRef

@@ -24,7 +24,7 @@ from flowyml.interfaces import (
     SaveOptions,
     SaveResult,
 )
-from flowyml_pytorch.damage import blame
+from flowyml_pytorch.storing.damage import blame
 
 if TYPE_CHECKING:
     import torch
@@ -116,12 +116,12 @@ class ModuleExtractor(Extractor):
         return _is_module(obj) or _is_exported(obj)
 
     def extract(self, obj: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the properties that `flowyml_pytorch.describe` finds.
+        """Return the properties that `describing.describe` finds.
 
         ``example_inputs`` is a tensor, a tuple of positional arguments, or a dict of keyword
         arguments: what the forward does with such inputs is then described too.
         """
-        from flowyml_pytorch.describe import describe
+        from flowyml_pytorch.describing.describe import describe
 
         return describe(obj, options.get("example_inputs"))
 
@@ -129,13 +129,13 @@ class ModuleExtractor(Extractor):
         """Return the name of the model's class, whatever wraps it."""
         if not _is_module(obj):
             return type(obj).__name__
-        from flowyml_pytorch.census import class_name
+        from flowyml_pytorch.describing.census import class_name
 
         return class_name(obj)
 
     def outline(self, obj: Any) -> Layer | None:
         """Return the tree of layers."""
-        from flowyml_pytorch.outline import outline
+        from flowyml_pytorch.describing.outline import outline
 
         return outline(obj)
 
@@ -155,13 +155,13 @@ class ModuleMaterializer(Materializer):
 
     def save(self, obj: torch.nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
         """Write ``structure.json``, ``tensors.json`` and tensors, or the file of the format."""
-        from flowyml_pytorch import formats
+        from flowyml_pytorch.storing import formats
 
         return formats.save(obj, folder, options)
 
     def load(self, saved: Saved, options: LoadOptions) -> Any:
         """Give back the live module, or what the format keeps of it."""
-        from flowyml_pytorch import formats
+        from flowyml_pytorch.storing import formats
 
         return formats.load(saved, options)
 
@@ -183,13 +183,13 @@ class ProgramMaterializer(Materializer):
 
     def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:
         """Write ``model.pt2``, which holds no pickle."""
-        from flowyml_pytorch import programs
+        from flowyml_pytorch.exporting import programs
 
         return programs.save(obj, folder, None)
 
     def load(self, saved: Saved, options: LoadOptions) -> Any:
         """Give the program back."""
-        from flowyml_pytorch import programs
+        from flowyml_pytorch.exporting import programs
 
         return programs.load(saved, options)
 
@@ -219,13 +219,13 @@ class ValueMaterializer(Materializer):
 
     def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:
         """Write ``structure.json``, ``tensors.json`` and tensors."""
-        from flowyml_pytorch import values
+        from flowyml_pytorch.storing import values
 
         return values.save(obj, folder, options)
 
     def load(self, saved: Saved, options: LoadOptions) -> Any:
         """Give the object back; its tensors are mapped: the files keep what was saved."""
-        from flowyml_pytorch import values
+        from flowyml_pytorch.storing import values
 
         return values.load(saved, options)
 

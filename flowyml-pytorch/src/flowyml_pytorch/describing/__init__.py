@@ -1,0 +1,1 @@
+"""Describing a module: what `Model.from_pytorch` finds out."""

@@ -1,0 +1,1 @@
+"""Formats without the model's class: exported programs, and safetensors files."""

@@ -1,0 +1,1 @@
+"""Quantized layers: their packed weights and settings, taken apart and put together."""

@@ -1,0 +1,75 @@
+"""The files of one version: ``structure.json``, ``tensors.json`` and the tensors, out and in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowyml.digests import digest_of_bytes
+from flowyml.errors import MaterializationError
+from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
+from flowyml_pytorch.storing import pool
+from flowyml_pytorch.storing.layout import lay_out
+from flowyml_pytorch.storing.mapped import Pool, Tensors, check_device
+from flowyml_pytorch.storing.policy import main_module_name
+from flowyml_pytorch.storing.rebuild import FILE, Decoder, read_structure
+from flowyml_pytorch.storing.structure import Structure
+
+
+def write(structure: Structure, folder: Path, options: SaveOptions) -> SaveResult:
+    """Write a structure and its tensors.
+
+    Equal content has one digest, however its tensors are spread over files.
+
+    Raises:
+        MaterializationError: when a tensor can't be stored.
+        OSError: when the folder can't be written.
+    """
+    layout = lay_out(structure.tensors)
+    for number, attributes in structure.attributes.items():
+        layout.entries[number]["attributes"] = attributes
+    text = _render({**structure.data, "tensors": layout.entries})
+    (folder / FILE).write_bytes(text)
+    written = pool.write(layout, folder, options)
+    return SaveResult(
+        required_trust=structure.required_trust,
+        details={
+            "torch": str(torch.__version__),
+            "main": main_module_name(),
+            **written.details,
+        },
+        content=digest_of_bytes(text, written.digest.encode()),
+    )
+
+
+def _render(data: dict[str, Any]) -> bytes:
+    """Return a structure as text: the same for the same data, an object or tensor a line."""
+    members = []
+    for key, value in data.items():
+        text = json.dumps(value, allow_nan=False)
+        if isinstance(value, list) and value:
+            items = ",\n".join(json.dumps(item, allow_nan=False) for item in value)
+            text = f"[\n{items}\n]"
+        members.append(f"{json.dumps(key)}: {text}")
+    return ("{\n" + ",\n".join(members) + "\n}\n").encode("ascii")
+
+
+def read(saved: Saved, options: LoadOptions, *keys: str) -> list[Any]:
+    """Build values of a structure, with their tensors mapped from the files.
+
+    Raises:
+        UntrustedDataError: when they name what isn't trusted.
+        MaterializationError: when a file is unfit, or names what no longer exists.
+    """
+    if options.device is not None:
+        check_device(options.device, saved.ref)
+    data = read_structure(saved)
+    entries = data.get("tensors")
+    if not isinstance(entries, list):
+        raise MaterializationError(f"{saved.ref}: {FILE} has no list of tensors")
+    tensors = Tensors(entries, Pool(saved), options.device)
+    decoder = Decoder(saved, data, tensors, options, keys)
+    return [decoder.decode(key) for key in keys]

@@ -1,0 +1,109 @@
+"""Hooks of modules, and the handles that remove them, taken apart: torch keeps both in wrappers.
+
+A handle refers weakly to the dict of hooks that it belongs to, and finds its hook by a number that
+the process counts up; both have to hold again in the process that loads.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import _WrappedHook
+from torch.nn.utils.spectral_norm import (
+    SpectralNorm,
+    SpectralNormLoadStateDictPreHook,
+    SpectralNormStateDictHook,
+)
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.utils.hooks import RemovableHandle
+
+from flowyml_pytorch.storing.kinds import Kind
+
+_REPARAMETRIZATIONS = (
+    WeightNorm,
+    SpectralNorm,
+    SpectralNormStateDictHook,
+    SpectralNormLoadStateDictPreHook,
+)
+
+
+def count_from(hooks: Mapping[Any, Any]) -> None:
+    """Make sure that hooks which are registered from now on get numbers that none here has."""
+    numbers = [number for number in hooks if type(number) is int]
+    RemovableHandle.next_id = max([RemovableHandle.next_id, *(n + 1 for n in numbers)])
+
+
+def _wrapped_parts(hook: _WrappedHook) -> dict[str, Any]:
+    return {"hook": hook.hook, "module": hook.module() if hook.with_module else None}
+
+
+def _wrapped(cls: type, parts: dict[str, Any]) -> _WrappedHook:
+    hook, module = parts["hook"], parts["module"]
+    if cls is not _WrappedHook or not callable(hook) or not isinstance(module, nn.Module | None):
+        raise TypeError("a wrapped hook has unfit parts")
+    built = _WrappedHook.__new__(_WrappedHook)
+    built.hook = hook
+    built.with_module = module is not None
+    if module is not None:
+        built.module = weakref.ref(module)
+    return built
+
+
+def _handle_parts(handle: RemovableHandle) -> dict[str, Any]:
+    return {
+        "hooks": handle.hooks_dict_ref(),
+        "id": handle.id,
+        "extra": [reference() for reference in handle.extra_dict_ref],
+    }
+
+
+def _handle(cls: type, parts: dict[str, Any]) -> RemovableHandle:
+    hooks, number, extra = parts["hooks"], parts["id"], parts["extra"]
+    dicts = [hooks, *extra]
+    if cls is not RemovableHandle or type(number) is not int:
+        raise TypeError("a handle of a hook has unfit parts")
+    if not all(isinstance(each, OrderedDict | None) for each in dicts):
+        raise TypeError("a handle of a hook belongs to no dict of hooks")
+    references = [weakref.ref(OrderedDict() if each is None else each) for each in dicts]
+    handle = RemovableHandle.__new__(RemovableHandle)
+    handle.hooks_dict_ref, handle.id = references[0], number
+    handle.extra_dict_ref = tuple(references[1:])
+    count_from({number: None})
+    return handle
+
+
+def _reparametrized(cls: type, parts: dict[str, Any]) -> Any:
+    if cls not in _REPARAMETRIZATIONS:
+        raise TypeError(f"{cls.__qualname__} is no hook of torch's")
+    built = object.__new__(cls)
+    vars(built).update(parts)
+    return built
+
+
+KINDS = (
+    Kind(
+        "hook",
+        lambda value: type(value) is _WrappedHook,
+        _wrapped_parts,
+        _wrapped,
+        ("torch.nn.modules.module._WrappedHook",),
+    ),
+    Kind(
+        "handle",
+        lambda value: type(value) is RemovableHandle,
+        _handle_parts,
+        _handle,
+        ("torch.utils.hooks.RemovableHandle",),
+    ),
+    Kind(
+        "reparametrization",
+        lambda value: type(value) in _REPARAMETRIZATIONS,
+        lambda value: dict(vars(value)),
+        _reparametrized,
+        ("torch.nn.utils.weight_norm.", "torch.nn.utils.spectral_norm."),
+    ),
+)

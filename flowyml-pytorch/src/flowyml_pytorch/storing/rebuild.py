@@ -1,0 +1,366 @@
+"""Rebuilds a module from its structure: names are resolved first, then objects are filled.
+
+No constructor of a user's class runs: an object is allocated and given its attributes, the way
+unpickling does it, but only for names that `storing.policy` lets through.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import types
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from flowyml.errors import MaterializationError
+from flowyml.interfaces import LoadOptions, Saved
+from flowyml_pytorch.storing.every_kind import BY_NAME
+from flowyml_pytorch.storing.forms import ARRAY_KINDS
+from flowyml_pytorch.storing.hooks import count_from
+from flowyml_pytorch.storing.layout import bytes_of
+from flowyml_pytorch.storing.mapped import Tensors
+from flowyml_pytorch.storing.policy import (
+    Name,
+    Resolver,
+    Use,
+    is_built_from_parts,
+    is_quantized_layer,
+    takes_parametrizations,
+)
+from flowyml_pytorch.storing.structure import BUILTINS, DEFAULTS, SCHEMA
+
+FILE = "structure.json"
+
+_NAMING = ("$name", "$class", "$object")
+
+
+def read_structure(saved: Saved) -> Mapping[str, Any]:
+    """Read ``structure.json``.
+
+    Raises:
+        MaterializationError: when it isn't one that this version reads.
+    """
+    try:
+        data = json.loads(saved.files[FILE].read_bytes())
+        schema = data["schema"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise MaterializationError(f"{saved.ref}: {FILE} is unfit: {error}") from error
+    if schema != SCHEMA:
+        raise MaterializationError(
+            f"{saved.ref} has a structure of schema {schema!r}; this flowyml-pytorch reads "
+            f"{SCHEMA}. Upgrade flowyml-pytorch."
+        )
+    return data  # type: ignore[no-any-return]  # anything unfit in it shows when it is used
+
+
+def _names(form: Any) -> Iterator[Name]:
+    """Yield every name that a structure uses."""
+    if isinstance(form, dict):
+        for key, item in form.items():
+            if key in ("$name", "$class"):
+                yield Name.parse(item)
+            else:
+                yield from _names(item)
+    elif isinstance(form, list):
+        for item in form:
+            yield from _names(item)
+
+
+class Decoder:
+    """Turns forms into values; objects and shared containers are built once."""
+
+    def __init__(
+        self,
+        saved: Saved,
+        data: Mapping[str, Any],
+        tensors: Tensors,
+        options: LoadOptions,
+        keys: Iterable[str],
+    ) -> None:
+        """Resolve every name before anything is built.
+
+        Args:
+            saved: whose structure it is.
+            data: what `storing.structure.encode` made.
+            tensors: the tensors by number.
+            options: what the caller trusts.
+            keys: which of its values are going to be decoded.
+
+        Raises:
+            UntrustedDataError: when they name what isn't trusted.
+            MaterializationError: when the structure is unfit, or names what no longer exists.
+        """
+        self._saved = saved
+        self._data = data
+        self._tensors = tensors
+        self._objects: dict[int, Any] = {}
+        self._with_attributes: set[int] = set()
+        self._shared: dict[int, Any] = {}
+        main = saved.result.details.get("main")
+        resolver = Resolver(
+            saved.ref, options.trust, main if isinstance(main, str) else None, options.class_map
+        )
+        with self._unfit():
+            self._records: Any = data["objects"]
+            self._entries: Any = data["tensors"]
+            resolver.resolve_all(self._names_in(*(data[key] for key in keys)))
+        self._names: Mapping[Name, Any] = resolver.found
+
+    def decode(self, key: str) -> Any:
+        """Build one of the values.
+
+        Raises:
+            MaterializationError: when the structure is unfit.
+        """
+        with self._unfit():
+            return self.value(self._data[key])
+
+    @contextmanager
+    def _unfit(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            OverflowError,
+        ) as error:
+            raise MaterializationError(f"{self._saved.ref}: {FILE} is unfit: {error!r}") from error
+
+    def _names_in(self, *forms: Any) -> Iterator[tuple[Name, Use]]:
+        """Yield every name that some forms use, and how, in objects that they refer to as well."""
+        todo = [(form, False) for form in reversed(forms)]
+        met: set[tuple[int, bool]] = set()
+        while todo:
+            form, called = todo.pop()
+            if isinstance(form, list):
+                todo += [(item, called) for item in reversed(form)]
+            elif isinstance(form, dict):
+                if "$class" in form:
+                    yield Name.parse(form["$class"]), Use.CALL if called else Use.CLASS
+                if "$name" in form:
+                    yield Name.parse(form["$name"]), Use.CALL if called else Use.VALUE
+                number = form.get("$object")
+                if type(number) is int and (number, called) not in met:
+                    met.add((number, called))
+                    todo.append((self._records[number], called))
+                number = form.get("$tensor")
+                if type(number) is int and (~number, called) not in met:
+                    met.add((~number, called))
+                    todo.append((self._entries[number].get("attributes"), called))
+                todo += reversed([*_parts(form, called)])
+
+    def value(self, form: Any) -> Any:
+        """Return the value of a form."""
+        if isinstance(form, list):
+            return self._fill([], form)
+        if not isinstance(form, dict):
+            return form
+        if len(form) == 1:
+            ((tag, payload),) = form.items()
+            if tag.startswith("$"):
+                return self._tagged(tag, payload)
+        return self._fill({}, form)
+
+    def _tagged(self, tag: str, payload: Any) -> Any:
+        match tag:
+            case "$tensor":
+                return self._tensor(payload)
+            case "$object":
+                return self._object(payload)
+            case "$name":
+                return self._names[Name.parse(payload)]
+            case "$slice":
+                return slice(*(self.value(part) for part in payload))
+            case "$partial":
+                function, arguments, keywords = (self.value(part) for part in payload)
+                return functools.partial(function, *arguments, **keywords)
+            case "$numpy":
+                dtype, shape, content = payload
+                if isinstance(content, dict):
+                    return numpy_array(dtype, shape, bytes_of(self.value(content).cpu()))
+                return numpy_array(dtype, shape, bytes.fromhex(content))
+            case "$method":
+                return _method(*(self.value(part) for part in payload))
+            case "$enum":
+                cls, member = self.value(payload[0]), payload[1]
+                return cls.__members__[member]
+            case "$shared":
+                number, inner = payload
+                return self._share(number, inner)
+            case "$same":
+                return self._shared[payload]
+            case "$tuple":
+                return tuple(self.value(item) for item in payload)
+            case "$frozenset":
+                return frozenset(self.value(item) for item in payload)
+            case _ if tag in _EMPTY:
+                return self._fill(*self._emptied(tag, payload))
+        return _PLAIN[tag](payload)
+
+    def _share(self, number: int, form: Any) -> Any:
+        """Build a container whose number may already be used inside it."""
+        tag = next(iter(form), "") if isinstance(form, dict) and len(form) == 1 else ""
+        container: Any
+        if tag in ("$tuple", "$frozenset", "$numpy"):
+            container = self._shared[number] = self._tagged(tag, form[tag])
+            return container
+        if isinstance(form, list):
+            container = []
+        elif tag in _EMPTY:
+            container, form = self._emptied(tag, form[tag])
+        else:
+            container = {}
+        self._shared[number] = container
+        return self._fill(container, form)
+
+    def _emptied(self, tag: str, form: Any) -> tuple[Any, Any]:
+        """Return an empty container, and the form of what belongs into it."""
+        if tag == "$defaultdict":
+            factory = self.value(form[0])
+            if factory is not None and not isinstance(factory, type):
+                raise TypeError(f"{factory!r} is no type of the values of a defaultdict")
+            return defaultdict(factory), form[1]
+        if tag == "$deque":
+            return deque(maxlen=form[0]), form[1]
+        return _EMPTY[tag](), form
+
+    def _fill(self, container: Any, form: Any) -> Any:
+        if isinstance(container, (list, deque)):
+            container.extend(self.value(item) for item in form)
+        elif isinstance(container, set):
+            container.update(self.value(item) for item in form)
+        elif isinstance(form, dict):
+            container.update((key, self.value(item)) for key, item in form.items())
+        else:
+            container.update((self.value(key), self.value(item)) for key, item in form)
+        return container
+
+    def _tensor(self, number: int) -> Any:
+        tensor = self._tensors[number]
+        attributes = self._entries[number].get("attributes")
+        if attributes is not None and number not in self._with_attributes:
+            self._with_attributes.add(number)
+            vars(tensor).update({key: self.value(item) for key, item in attributes.items()})
+        return tensor
+
+    def _object(self, number: int) -> Any:
+        if number in self._objects:
+            return self._objects[number]
+        record, built = self._records[number], None
+        cls = self._names[Name.parse(record["$class"])]
+        if not isinstance(cls, type):
+            raise TypeError(f"{record['$class']!r} is no class")
+        if "kind" in record:
+            parts = {key: self.value(item) for key, item in record["state"].items()}
+            built = self._objects[number] = BY_NAME[record["kind"]].build(cls, parts)
+            return built
+        if is_built_from_parts(cls):
+            raise TypeError(f"{cls.__qualname__} isn't built of its attributes")
+        built = object.__new__(cls)
+        self._objects[number] = built
+        attributes = object.__getattribute__(built, "__dict__")
+        if issubclass(cls, nn.Module):
+            attributes.update(vars(nn.Module()))
+        state = {key: self.value(item) for key, item in record["state"].items()}
+        if getattr(cls, "__setstate__", None) is nn.RNNBase.__setstate__:
+            attributes.update(state)  # its own way loops as often as a number in the state says
+            built._init_flat_weights()
+        elif hasattr(cls, "__setstate__") and not is_quantized_layer(cls):
+            cls.__setstate__(built, state)
+        else:
+            attributes.update(state)
+        if isinstance(built, nn.Module):
+            for name in _HOOKS:
+                count_from(attributes.get(name, {}))
+        if "parametrized" in record:
+            _parametrize(built, record["parametrized"])
+        return built
+
+
+def _parts(form: dict[str, Any], called: bool) -> Iterator[tuple[Any, bool]]:
+    """Yield what is in a form, and whether it is called on loading."""
+    kind = BY_NAME.get(str(form.get("kind"))) if "$class" in form else None
+    for key, item in form.items():
+        if key == "state" and kind is not None and isinstance(item, dict):
+            yield from ((part, called or name in kind.calls) for name, part in item.items())
+        elif key not in _NAMING:
+            yield item, called
+
+
+_HOOKS = tuple(name for name in DEFAULTS if name.endswith("_hooks"))
+
+
+def _method(owner: Any, function: Any) -> types.MethodType:
+    """Bind a method to its object. Raises TypeError when it isn't a method of its class."""
+    found: Any = getattr(type(owner), getattr(function, "__name__", ""), None)
+    if found is None or found is not function:
+        raise TypeError(f"{function!r} is no method of a {type(owner).__qualname__}")
+    return types.MethodType(function, owner)
+
+
+def _parametrize(module: Any, names: list[str]) -> None:
+    """Give a module the class that computes the named tensors, as torch does."""
+    if not takes_parametrizations(type(module)):
+        raise TypeError(f"{type(module).__qualname__} can't be parametrized")
+    parametrize._inject_new_class(module)
+    for name in names:
+        if name not in module._modules["parametrizations"]._modules:
+            raise KeyError(name)
+        parametrize._inject_property(module, name)
+
+
+def numpy_array(dtype: str, shape: list[int] | None, content: Any) -> Any:
+    """Return a NumPy array, or a number without a shape. Raises ValueError for unfit parts."""
+    import numpy
+
+    if numpy.dtype(dtype).kind not in ARRAY_KINDS:
+        raise TypeError(f"{dtype!r} is no type of numbers")
+    array = numpy.frombuffer(bytearray(content), dtype=dtype)
+    return array[0] if shape is None else array.reshape(shape)
+
+
+def _torch_value(kind: type) -> Callable[[Any], Any]:
+    def value(name: Any) -> Any:
+        found = vars(torch).get(name)
+        if not isinstance(found, kind):
+            raise TypeError(f"{name!r} is no {kind.__name__}")
+        return found
+
+    return value
+
+
+_EMPTY: dict[str, Callable[[], Any]] = {
+    "$dict": dict,
+    "$ordered": OrderedDict,
+    "$set": set,
+    "$defaultdict": defaultdict,
+    "$deque": deque,
+}
+
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "$float": float,
+    "$complex": complex,
+    "$bytes": bytes.fromhex,
+    "$ellipsis": lambda _: Ellipsis,
+    "$default_generator": lambda _: torch.default_generator,
+    "$range": lambda parts: range(*parts),
+    "$path": Path,
+    "$size": torch.Size,
+    "$dtype": _torch_value(torch.dtype),
+    "$qscheme": _torch_value(torch.qscheme),
+    "$builtin": BUILTINS.__getitem__,
+    "$device": torch.device,
+    "$layout": _torch_value(torch.layout),
+    "$memory_format": _torch_value(torch.memory_format),
+}

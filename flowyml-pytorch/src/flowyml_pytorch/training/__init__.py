@@ -1,0 +1,1 @@
+"""What trains a model, taken apart and put together: optimizers, schedulers, loaders, samplers."""
