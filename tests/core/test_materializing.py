@@ -61,7 +61,7 @@ class Growing(Materializer):
                 continue
             (folder / name).write_text(item)
             options.done(folder / name)
-        return SaveResult(content=digest_of_bytes("".join(obj).encode()))
+        return SaveResult(content=(digest_of_bytes("".join(obj).encode()),))
 
     def load(self, saved: Saved, options: LoadOptions) -> Items:
         return Items(path.read_text() for path in saved.files.values())

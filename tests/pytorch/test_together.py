@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from flowyml import Model, Store, step
-from flowyml.errors import MaterializationError, MaterializationWarning
+from flowyml.errors import IntegrityError, MaterializationError, MaterializationWarning
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +187,7 @@ def test_an_exported_model_runs_where_its_class_does_not_exist(tmp_path: Path) -
     assert float(total) == model(x).double().sum().item()
     assert rows == "3"
     with pytest.raises(MaterializationError, match="example_inputs="):
-        store.save(model, "n")
+        store.save(model, "n", format="exported")
     program = torch.export.export(model, (x,))
     store.save(program, "p")
     assert torch.equal(store.load("p").module()(x), model(x))
@@ -254,3 +255,59 @@ def test_what_old_reparametrizations_hang_in_comes_back(store: Store) -> None:
     with torch.no_grad():
         back[0].weight_g.mul_(2)
     assert not torch.equal(back(x), model(x))
+
+
+def loader_of(weight: Any) -> None:
+    """A function that a weight refers to, as some libraries have it."""
+
+
+def test_weights_alone_need_no_trust_whatever_tensors_were_given(store: Store) -> None:
+    net = nn.Linear(2, 2)
+    net.weight.loader = net.bias.loader = loader_of
+    net.weight.shared = net.bias.shared = {"a": 1}
+    asset = store.save(net, "m")
+    assert asset.required_trust == (f"{__name__}.loader_of",)
+    assert list(store.load("m", format="state_dict")) == ["weight", "bias"]
+    assert torch.equal(store.load("m", into=nn.Linear(2, 2)).weight, net.weight)
+    back = store.load("m", trust=asset.required_trust)
+    assert back.weight.loader is loader_of
+    assert back.weight.shared is back.bias.shared
+
+
+def test_what_makes_the_values_of_a_defaultdict_is_a_class(store: Store) -> None:
+    net = nn.Linear(1, 1)
+    net.seen = defaultdict(list, a=[1])
+    store.save(net, "m")
+    assert store.load("m").seen["b"] == []
+    net.seen = defaultdict(loader_of)
+    with pytest.warns(MaterializationWarning, match="seen: a defaultdict whose values are made by"):
+        store.save(net, "m")
+
+
+def test_torchs_own_generator_is_saved_with_its_state_and_referred_to_by_a_loader(
+    store: Store,
+) -> None:
+    store.save({"rng": torch.default_generator, "x": torch.ones(1)}, "g")
+    expected = torch.rand(3)
+    assert torch.equal(torch.rand(3, generator=store.load("g")["rng"]), expected)
+    store.save(DataLoader(range(4), generator=torch.default_generator), "l")
+    assert store.load("l").generator is torch.default_generator
+
+
+def test_a_state_dict_keeps_the_versions_of_its_modules(store: Store) -> None:
+    state = nn.Sequential(nn.BatchNorm1d(2)).state_dict()
+    store.save(state, "s")
+    assert store.load("s")._metadata == state._metadata
+
+
+def test_a_missing_file_names_the_tensors_too(store: Store) -> None:
+    store.save(nn.Linear(200, 200), "m")
+    largest = max(store.get("m").stored.files, key=lambda file: file.size)
+    (store.path / "blobs" / largest.digest[:2] / largest.digest[2:]).unlink()
+    with pytest.raises(IntegrityError, match=r"is missing .* Damaged in it: the tensor weight\."):
+        store.load("m")
+
+
+def test_a_preferred_format_that_is_not_possible_gives_way(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s", format=["exported", "state_dict"])
+    assert store.save(nn.Linear(1, 1), "m").stored.format == "state_dict"

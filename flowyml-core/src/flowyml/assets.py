@@ -48,7 +48,7 @@ class StoredFile:
 
 @attrs.frozen
 class Stored:
-    """What the store knows about an asset that it holds; see `docs/store.md`."""
+    """What the store knows about an asset that it holds; see `docs/on-disk.md`."""
 
     digest: str
     created_at: datetime

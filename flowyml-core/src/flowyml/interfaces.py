@@ -91,10 +91,20 @@ class Earlier(ABC):
         """Return the bytes of one of its files; None when it is missing or damaged."""
 
     @abstractmethod
-    def keep(self, path: str) -> bool:
+    def open(self, path: str) -> Path | None:
+        """Return one of its files as it is on the disk, unchecked; None when it is missing."""
+
+    @abstractmethod
+    def keep(self, path: str, *, compared: bool = False) -> bool:
         """Make one of its files a file of the new version too, under the same path.
 
-        Every byte is compared with its digest; False, and nothing done, when it is damaged.
+        Args:
+            path: which.
+            compared: whether you have compared every byte of the opened file with what it has
+                to hold; otherwise they are compared with their digest.
+
+        Returns:
+            False, and nothing is done, when the file is missing or damaged.
         """
 
 
@@ -129,15 +139,16 @@ class SaveResult:
         reason: why not ``"exact"``, in words that name the part that prevents it.
         required_trust: dotted names that loading needs beyond what is safe anyway.
         details: whatever loading needs to know besides the files; JSON-able.
-        content: a digest of what was saved, where equal content may lie in different files;
-            None when the files themselves are the content.
+        content: what makes up the content, in order, where equal content may lie in different
+            files: digests, and paths of files, which stand for those of their bytes. None when
+            all files together are the content.
     """
 
     restore: Literal["exact", "weights"] = "exact"
     reason: str | None = None
     required_trust: tuple[str, ...] = ()
     details: Mapping[str, Any] = attrs.field(factory=dict)
-    content: str | None = None
+    content: tuple[str, ...] | None = None
 
 
 @attrs.frozen
@@ -198,6 +209,16 @@ class Materializer(ABC):
     @abstractmethod
     def detect(self, obj: object) -> bool:
         """Tell whether it handles the object, without importing the framework."""
+
+    def can_save(self, obj: Any, format: str, described_with: Mapping[str, Any]) -> bool:
+        """Tell whether a format is possible where it is preferred, rather than asked for.
+
+        Args:
+            obj: what `detect` recognised.
+            format: one of `formats`.
+            described_with: as in `SaveOptions`.
+        """
+        return True
 
     @abstractmethod
     def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:

@@ -6,6 +6,7 @@ The work is done in modules that import torch, which are imported when there is 
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -152,6 +153,12 @@ class ModuleMaterializer(Materializer):
     def detect(self, obj: object) -> bool:
         """Tell whether it is a module."""
         return _is_module(obj)
+
+    def can_save(self, obj: Any, format: str, described_with: Mapping[str, Any]) -> bool:
+        """Tell whether there are example inputs to export with, or the package that writes."""
+        if format == "exported":
+            return described_with.get("example_inputs") is not None
+        return format != "safetensors" or importlib.util.find_spec("safetensors") is not None
 
     def save(self, obj: torch.nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
         """Write ``structure.json``, ``tensors.json`` and tensors, or the file of the format."""

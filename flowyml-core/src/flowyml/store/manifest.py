@@ -51,7 +51,6 @@ class Manifest:
             stored.restore_reason,
             stored.required_trust,
             self.details,
-            stored.content,
         )
 
 

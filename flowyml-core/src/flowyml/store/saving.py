@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from flowyml import adapters, encoding
-from flowyml.assets import StoredFile
-from flowyml.errors import FlowymlError, IntegrityError, MaterializationError
+from flowyml.assets import Asset, StoredFile
+from flowyml.digests import digest_of_bytes, is_digest
+from flowyml.errors import FlowymlError, IntegrityError, MaterializationError, StoreError
 from flowyml.interfaces import Earlier, Materializer, SaveOptions, SaveResult
 from flowyml.progress import Progress
 from flowyml.properties import type_name
@@ -35,7 +36,7 @@ def materializer_of(data: object) -> Materializer:
 
 
 def chosen_format(
-    materializer: Materializer, asked: str | None, preferred: Iterable[str], data: object
+    materializer: Materializer, asked: str | None, preferred: Iterable[str], asset: Asset
 ) -> str:
     """Return the format to save in.
 
@@ -44,17 +45,21 @@ def chosen_format(
         asked: the format that has to be, or None.
         preferred: formats in order of preference, for objects that have one of them; without
             any, it is the materializer's first.
-        data: the object, for messages.
+        asset: what is saved.
 
     Raises:
         MaterializationError: when the materializer doesn't have the format that was asked for.
     """
     if asked is None:
-        return next((f for f in preferred if f in materializer.formats), materializer.formats[0])
+        options = asset.described_with()
+        for name in preferred:
+            if name in materializer.formats and materializer.can_save(asset.data, name, options):
+                return name
+        return materializer.formats[0]
     if asked not in materializer.formats:
         known = ", ".join(map(repr, materializer.formats))
         raise MaterializationError(
-            f"A {type_name(data)} can't be saved in the format {asked!r}; it can in {known}."
+            f"A {type_name(asset.data)} can't be saved in the format {asked!r}; it can in {known}."
         )
     return asked
 
@@ -66,6 +71,8 @@ def checked_preference(format: str | Iterable[str] | None) -> tuple[str, ...]:
         TypeError: for what is no string or several.
         ValueError: for a format that no materializer has.
     """
+    if not isinstance(format, (str, Iterable, type(None))):
+        raise TypeError(f"format= takes the names of formats; got a {type_name(format)}.")
     formats = (format,) if isinstance(format, str) else tuple(format or ())
     known = adapters.formats() if formats else []
     for item in formats:
@@ -143,10 +150,10 @@ class Intake:
             self._pool = self._pool or ThreadPoolExecutor(1, "flowyml-intake")
             self._taken[name] = self._pool.submit(self._take, path, name)
 
-    def keep(self, file: StoredFile) -> bool:
+    def keep(self, file: StoredFile, compared: bool) -> bool:
         """Take in a file that is among the blobs already; False when it is damaged there."""
         if file.path not in self._kept:
-            if not self._blobs.keep(file.digest, file.size):
+            if not compared and not self._blobs.keep(file.digest, file.size):
                 return False
             self._kept[file.path] = file
             self._progress.advance(file.size)
@@ -215,6 +222,33 @@ class EarlierVersion(Earlier):
         except (IntegrityError, OSError):
             return None
 
-    def keep(self, path: str) -> bool:
-        """Mark the blob as used, and compare its bytes with its digest."""
-        return path in self._files and self._intake.keep(self._files[path])
+    def open(self, path: str) -> Path | None:
+        """Mark the blob as used, and return its file."""
+        file = self._files.get(path)
+        try:
+            if file is None:
+                return None
+            self._blobs.mark(file)
+            return self._blobs.checked(file.digest, file.size, path, verify=False)
+        except StoreError:
+            return None
+
+    def keep(self, path: str, *, compared: bool = False) -> bool:
+        """Mark the blob as used, and compare its bytes with its digest unless that is done."""
+        return path in self._files and self._intake.keep(self._files[path], compared)
+
+
+def digest_of_content(result: SaveResult, files: Iterable[StoredFile]) -> str | None:
+    """Return the digest of what a materializer says makes up the content; None for all files.
+
+    Raises:
+        MaterializationError: when it names what is neither a digest nor one of the files.
+    """
+    if result.content is None:
+        return None
+    digests = {file.path: file.digest for file in files}
+    parts = [digests.get(part, part) for part in result.content]
+    unknown = [part for part in parts if not is_digest(part)]
+    if unknown:
+        raise MaterializationError(f"The content has a part {unknown[0]!r}, which is no file.")
+    return digest_of_bytes("\n".join(parts).encode())

@@ -120,7 +120,7 @@ class Store:
             )
         name = names.check_name(name if name is not None else asset.name)
         materializer = saving.materializer_of(asset.data)
-        chosen = saving.chosen_format(materializer, format, (*preferred, *self.format), asset.data)
+        chosen = saving.chosen_format(materializer, format, (*preferred, *self.format), asset)
         self._layout.prepare()
         try:
             with (
@@ -137,10 +137,9 @@ class Store:
                 )
                 result = saving.written(materializer, asset.data, folder, options)
                 files = intake.finish()
+                content = saving.digest_of_content(result, files)
                 stored = Stored(
-                    digest=manifests.content_digest(
-                        materializer.key, chosen, files, result.content
-                    ),
+                    digest=manifests.content_digest(materializer.key, chosen, files, content),
                     created_at=_now(),
                     type=type_name(asset.data),
                     adapter=saving.origin(materializer),
@@ -150,7 +149,7 @@ class Store:
                     restore=result.restore,
                     restore_reason=result.reason,
                     required_trust=result.required_trust,
-                    content=result.content,
+                    content=content,
                     run=run,
                     step=step,
                 )

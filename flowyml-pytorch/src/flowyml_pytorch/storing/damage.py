@@ -16,10 +16,9 @@ _MOST = 5
 
 def blame(saved: Saved, path: str) -> str | None:
     """Name the tensors in a damaged file; None when that can't be told."""
-    if not path.startswith("tensors/") or path not in saved.files:
+    if not path.startswith("tensors/"):
         return None
-    ranges = damaged_ranges(saved.files[path])
-    if ranges == []:
+    if path in saved.files and damaged_ranges(saved.files[path]) == []:
         return "the frame around the tensors, not the tensors"
     rows = read_index(saved.result.details, lambda name: saved.files[name].read_bytes())
     stored = {number for number, row in enumerate(rows) if row.file == path}
@@ -58,8 +57,10 @@ def _items(form: Any) -> Iterator[tuple[Any, Any]]:
         for key, item in form.items():
             if key in ("$dict", "$ordered"):
                 yield from item
-            elif key in ("$defaultdict", "$shared"):
-                yield from (item[1] if key == "$defaultdict" else [("", item[1])])
+            elif key in ("$defaultdict", "$state_dict"):
+                yield from item[1]
+            elif key == "$shared":
+                yield "", item[1]
             else:
                 yield ("" if key.startswith("$") else key), item
     elif isinstance(form, list):

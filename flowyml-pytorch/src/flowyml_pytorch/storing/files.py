@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from flowyml.digests import digest_of_bytes
 from flowyml.errors import MaterializationError
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml_pytorch.storing import pool
@@ -41,7 +40,7 @@ def write(structure: Structure, folder: Path, options: SaveOptions) -> SaveResul
             "main": main_module_name(),
             **written.details,
         },
-        content=digest_of_bytes(text, written.digest.encode()),
+        content=(FILE, *written.content),
     )
 
 

@@ -24,7 +24,8 @@ class Row:
     """Where a stored tensor is: one row of ``tensors.json``.
 
     Attributes:
-        digest: of its data type, shape, strides and elements.
+        digest: of its data type, shape, strides and elements; in a file of its own, of what
+            surrounds its elements there: the file's digest covers the rest.
         file: path of its file.
         offset: the byte at which it begins among others; None in a file of its own.
         dtype: name of its data type; None for what has to be asked of the file itself.

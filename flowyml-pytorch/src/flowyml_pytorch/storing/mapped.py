@@ -7,6 +7,7 @@ and the stretch with its elements becomes a storage; what is changed stays in me
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from flowyml.interfaces import Saved
 from flowyml_pytorch.storing import archive
 from flowyml_pytorch.storing.index import INDEX, Row, read_index
 from flowyml_pytorch.storing.layout import dtype_of, span, viewed, within
-from flowyml_pytorch.storing.pool import unpickled
 
 
 class Pool:
@@ -83,14 +83,20 @@ class Pool:
     def _storage(self, row: Row, file: archive.TensorFile, path: Path) -> torch.UntypedStorage:
         """Map a file; once more when a tensor is handed out twice, so that each has its own."""
         if (row.file, row.offset) in self._used or row.file not in self._mapped:
-            end = file.data_offset + file.data_size
-            whole = torch.UntypedStorage.from_file(str(path), False, end)
-            storage: torch.UntypedStorage = whole[file.data_offset : end]
+            storage = elements_of(path, file)
             if row.file in self._mapped:
                 return storage
             self._mapped[row.file] = storage
         self._used.add((row.file, row.offset))
         return self._mapped[row.file]
+
+
+def elements_of(path: Path, file: archive.TensorFile) -> torch.UntypedStorage:
+    """Map the elements of a file; what is changed of them stays in memory."""
+    end = file.data_offset + file.data_size
+    whole = torch.UntypedStorage.from_file(str(path), False, end)
+    elements: torch.UntypedStorage = whole[file.data_offset : end]
+    return elements
 
 
 class Tensors:
@@ -172,3 +178,17 @@ def _uninitialized(entry: Any, is_parameter: bool, requires_grad: bool, device: 
         dtype=dtype_of(entry["uninitialized"]),
     )
     return tensor
+
+
+def unpickled(path: Path) -> Tensor:
+    """Read an unusual tensor with torch's own reader of weights.
+
+    Raises:
+        TypeError: when the file holds something else; torch raises much more.
+    """
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
+        warnings.simplefilter("ignore")  # torch warns of what it uses itself
+        found: Any = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    if not isinstance(found, Tensor):
+        raise TypeError("it holds no tensor")
+    return found

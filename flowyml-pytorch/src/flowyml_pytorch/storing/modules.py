@@ -105,7 +105,7 @@ def load(saved: Saved, options: LoadOptions) -> Any:
         return state_dict(saved, options)
     if saved.result.restore != "exact":
         raise MaterializationError(
-            f"{saved.ref} was saved with its weights only, because of {saved.result.reason}. Build "
+            f"{saved.ref} was saved with its weights only: {saved.result.reason}. Build "
             f"the module yourself and pass it as into=, or load the weights as a dict with "
             f"format='state_dict'."
         )

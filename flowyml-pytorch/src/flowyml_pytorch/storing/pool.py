@@ -3,18 +3,17 @@
 Every file holds one tensor, as ``torch.save`` writes it. A large tensor has a file of its own,
 without its name, so that equal tensors are one blob whatever model they belong to. Small ones lie
 in one tensor of bytes, so that they don't become thousands of files. A tensor that the version
-before holds already is not written again: the new version refers to the file where it lies.
-`storing.index` says where each tensor is.
+before holds already is not written again, see `storing.earlier`; `storing.index` says where each
+tensor is.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,12 @@ from torch import Tensor
 
 from flowyml.digests import digest_of_bytes
 from flowyml.errors import MaterializationError
-from flowyml.interfaces import Earlier, SaveOptions
+from flowyml.interfaces import SaveOptions
 from flowyml_pytorch.storing import archive
-from flowyml_pytorch.storing.index import Row, read_index, write_index
-from flowyml_pytorch.storing.layout import Layout, bytes_of, dtype_of, is_own, name_of, within
+from flowyml_pytorch.storing.earlier import EarlierTensors, frame_of
+from flowyml_pytorch.storing.index import Row, write_index
+from flowyml_pytorch.storing.layout import Layout, bytes_of, is_own, name_of, within
+from flowyml_pytorch.storing.mapped import unpickled
 
 _SMALLEST_OWN = 16 << 10
 _LARGEST_SHARED = 1 << 20
@@ -41,9 +42,9 @@ _ALIGNMENT = 64
 
 @attrs.frozen
 class Written:
-    """The digest of all tensors in their order, and details that `index.read_index` needs."""
+    """What makes up the content of the tensors, and details that `index.read_index` needs."""
 
-    digest: str
+    content: list[str]
     details: dict[str, Any]
 
 
@@ -55,52 +56,34 @@ def write(layout: Layout, folder: Path, options: SaveOptions) -> Written:
         OSError: when it can't be written.
     """
     (folder / "tensors").mkdir()
-    options.expect(sum(tensor.nbytes for tensor in layout.stored if is_own(tensor)))
-    digests = [_digest(tensor) for tensor in layout.stored]
-    rows = _kept(digests, options.earlier()) if layout.stored else {}
-    todo: dict[str, int] = {}
-    for number, digest in enumerate(digests):
-        if digest not in rows:
-            todo.setdefault(digest, number)
-    own_from = _own_from([t.nbytes for t in layout.stored if is_own(t)])
-    packed: dict[tuple[bool, bool], list[tuple[str, Tensor]]] = defaultdict(list)
-    for digest, number in todo.items():
-        tensor = layout.stored[number]
-        if is_own(tensor) and tensor.nbytes < own_from:
-            packed[layout.kinds[number]].append((digest, tensor))
-        else:
-            rows[digest] = _write_alone(digest, tensor, folder, options)
+    stored = layout.stored
+    sizes = [tensor.nbytes if is_own(tensor) else 0 for tensor in stored]
+    options.expect(sum(sizes))
+    own_from = _own_from(sizes)
+    small = [n for n, tensor in enumerate(stored) if is_own(tensor) and sizes[n] < own_from]
+    earlier = EarlierTensors.of(options.earlier() if stored else None, stored)
+    rows: dict[int, Row] = {}
+    for number in sorted(set(range(len(stored))) - set(small)):
+        rows[number] = _alone(number, stored[number], earlier, folder, options)
+    digests = {number: _digest(stored[number]) for number in small}
+    known = earlier.keep_small([*digests.values()], _PACK)
+    todo = {digest: number for number, digest in reversed(digests.items()) if digest not in known}
+    packed: dict[tuple[bool, bool], dict[str, Tensor]] = defaultdict(dict)
+    for digest, number in reversed(todo.items()):
+        packed[layout.kinds[number]][digest] = stored[number]
     for kind in sorted(packed):
         for together in _packs(packed[kind]):
-            rows.update(_write_pack(together, folder, options))
-    details = write_index([rows[digest] for digest in digests], folder)
-    return Written(digest_of_bytes(*(digest.encode() for digest in digests)), details)
+            known.update(_write_pack(together, folder, options))
+    rows |= {number: known[digest] for number, digest in digests.items()}
+    listed = [rows[number] for number in range(len(stored))]
+    content = [row.digest if row.offset is not None else row.file for row in listed]
+    return Written(content, write_index(listed, folder))
 
 
 def _digest(tensor: Tensor) -> str:
-    """Return the digest of a tensor's content; the device is no part of it."""
-    if not is_own(tensor):
-        hasher = _Hasher()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.save(tensor, hasher)  # type: ignore[arg-type]  # it only writes and flushes
-        return digest_of_bytes(*hasher.parts)
+    """Return the digest of a small tensor's content; the device is no part of it."""
     described = [name_of(tensor.dtype), list(tensor.shape), list(tensor.stride())]
     return digest_of_bytes(json.dumps(described).encode(), bytes_of(_on_cpu(tensor)))
-
-
-class _Hasher:
-    """Keeps what is written, to be hashed."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-
-    def write(self, data: Any) -> int:
-        self.parts.append(bytes(data))
-        return len(self.parts[-1])
-
-    def flush(self) -> None:
-        """There is nothing to flush."""
 
 
 def _on_cpu(tensor: Tensor) -> Tensor:
@@ -120,28 +103,36 @@ def _own_from(sizes: Sequence[int]) -> int:
     return limit
 
 
-def _write_alone(digest: str, tensor: Tensor, folder: Path, options: SaveOptions) -> Row:
-    name = f"tensors/{digest[:16]}.pt"
-    if is_own(tensor):
-        _save(_on_cpu(tensor), folder / name)
-        row = Row(
-            digest, name, None, name_of(tensor.dtype), tuple(tensor.shape), tuple(tensor.stride())
-        )
-    else:
+def _alone(
+    number: int, tensor: Tensor, earlier: EarlierTensors, folder: Path, options: SaveOptions
+) -> Row:
+    """Write a tensor into a file of its own, unless the version before has it in one."""
+    if not is_own(tensor):
+        name = earlier.new_name(str(number))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _save(tensor, folder / name)
         _read_back(folder / name)
-        row = Row(digest, name, None, None, (), ())
+        row = Row("", name, None, None, (), ())
+    else:
+        tensor = _on_cpu(tensor)
+        found = earlier.keep_large(number, tensor)
+        if found is not None:
+            return found
+        name = earlier.new_name(str(number))
+        _save(tensor, folder / name)
+        frame = frame_of(folder / name, archive.check(folder / name, name))
+        described = name_of(tensor.dtype), tuple(tensor.shape), tuple(tensor.stride())
+        row = Row(frame, name, None, *described)
     options.done(folder / name)
     return row
 
 
-def _packs(tensors: list[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+def _packs(tensors: dict[str, Tensor]) -> Iterator[list[tuple[str, Tensor]]]:
     """Divide small tensors among files."""
     pack: list[tuple[str, Tensor]] = []
     size = 0
-    for digest, tensor in tensors:
+    for digest, tensor in tensors.items():
         if size + tensor.nbytes > _PACK:
             yield pack
             pack, size = [], 0
@@ -153,7 +144,8 @@ def _packs(tensors: list[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor
 def _write_pack(
     tensors: list[tuple[str, Tensor]], folder: Path, options: SaveOptions
 ) -> dict[str, Row]:
-    name = f"tensors/{digest_of_bytes(*(digest.encode() for digest, _ in tensors))[:16]}.pt"
+    together = digest_of_bytes(*(digest.encode() for digest, _ in tensors))
+    name = f"tensors/small-{together[:16]}.pt"
     parts: list[Any] = []
     rows: dict[str, Row] = {}
     offset = 0
@@ -212,20 +204,6 @@ class _File:
         """There is nothing to flush."""
 
 
-def unpickled(path: Path) -> Tensor:
-    """Read an unusual tensor with torch's own reader of weights.
-
-    Raises:
-        TypeError: when the file holds something else; torch raises much more.
-    """
-    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants():
-        warnings.simplefilter("ignore")  # torch warns of what it uses itself
-        found: Any = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    if not isinstance(found, Tensor):
-        raise TypeError("it holds no tensor")
-    return found
-
-
 def _read_back(path: Path) -> None:
     """Make sure that an unusual tensor can be read: better now than when it is needed."""
     try:
@@ -234,37 +212,3 @@ def _read_back(path: Path) -> None:
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise MaterializationError(f"{path.name} could not be read back: {reason}") from error
-
-
-def _kept(digests: Sequence[str], earlier: Earlier | None) -> dict[str, Row]:
-    """Return where the version before holds tensors, in files that are worth keeping.
-
-    A file is, as long as half of it is still needed; and there are never many small ones.
-    """
-    if earlier is None:
-        return {}
-    try:
-        rows = read_index(earlier.details(), earlier.read)
-    except ValueError:  # it is damaged: then everything is written
-        return {}
-    wanted = set(digests)
-    found: Mapping[str, Row] = {row.digest: row for row in rows if row.digest in wanted}
-    sizes = earlier.files()
-    needed: dict[str, int] = defaultdict(int)
-    packs: set[str] = set()
-    for row in found.values():
-        needed[row.file] += sizes[row.file] if row.offset is None else _size(row)
-        if row.offset is not None:
-            packs.add(row.file)
-    small = sum(needed[name] for name in packs)
-    too_many = len(packs) > 8 + 2 * small // _PACK
-    kept = {
-        name
-        for name, size in needed.items()
-        if 2 * size >= sizes[name] and not (too_many and name in packs) and earlier.keep(name)
-    }
-    return {digest: row for digest, row in found.items() if row.file in kept}
-
-
-def _size(row: Row) -> int:
-    return math.prod(row.shape) * dtype_of(row.dtype).itemsize

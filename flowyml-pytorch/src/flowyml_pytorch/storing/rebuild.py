@@ -91,7 +91,8 @@ class Decoder:
             data: what `storing.structure.encode` made.
             tensors: the tensors by number.
             options: what the caller trusts.
-            keys: which of its values are going to be decoded.
+            keys: which of its values are going to be decoded; tensors have the attributes that
+                they were given in ``root`` alone.
 
         Raises:
             UntrustedDataError: when they name what isn't trusted.
@@ -102,6 +103,7 @@ class Decoder:
         self._tensors = tensors
         self._objects: dict[int, Any] = {}
         self._with_attributes: set[int] = set()
+        self._exact = "root" in keys
         self._shared: dict[int, Any] = {}
         main = saved.result.details.get("main")
         resolver = Resolver(
@@ -155,7 +157,7 @@ class Decoder:
                     met.add((number, called))
                     todo.append((self._records[number], called))
                 number = form.get("$tensor")
-                if type(number) is int and (~number, called) not in met:
+                if self._exact and type(number) is int and (~number, called) not in met:
                     met.add((~number, called))
                     todo.append((self._entries[number].get("attributes"), called))
                 todo += reversed([*_parts(form, called)])
@@ -231,6 +233,10 @@ class Decoder:
             if factory is not None and not isinstance(factory, type):
                 raise TypeError(f"{factory!r} is no type of the values of a defaultdict")
             return defaultdict(factory), form[1]
+        if tag == "$state_dict":
+            state: OrderedDict[Any, Any] = OrderedDict()
+            vars(state)["_metadata"] = self.value(form[0])
+            return state, form[1]
         if tag == "$deque":
             return deque(maxlen=form[0]), form[1]
         return _EMPTY[tag](), form
@@ -248,7 +254,7 @@ class Decoder:
 
     def _tensor(self, number: int) -> Any:
         tensor = self._tensors[number]
-        attributes = self._entries[number].get("attributes")
+        attributes = self._entries[number].get("attributes") if self._exact else None
         if attributes is not None and number not in self._with_attributes:
             self._with_attributes.add(number)
             vars(tensor).update({key: self.value(item) for key, item in attributes.items()})
@@ -346,6 +352,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {
     "$set": set,
     "$defaultdict": defaultdict,
     "$deque": deque,
+    "$state_dict": OrderedDict,
 }
 
 _PLAIN: dict[str, Callable[[Any], Any]] = {

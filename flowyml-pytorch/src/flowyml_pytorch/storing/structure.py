@@ -2,7 +2,7 @@
 
 It takes the place of a pickle. Only a fixed set of value types has a form here; what has none is
 recorded as the reason why a module can't be restored exactly. The forms are described in
-``docs/store.md``; `storing.rebuild` reads them.
+``docs/on-disk.md``; `storing.rebuild` reads them.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class _Encoder:
         self._containers: dict[int, _Shareable] = {}
         self._shared = 0
         self._called = False
+        self._within = 0  # objects: a part of one is torch's own generator, otherwise a state is
         self._open: set[int] = set()  # objects that are built at once, of parts that are there
         self._alive: list[Any] = []  # keeps ids unique: state may be made on the fly
 
@@ -118,7 +119,7 @@ class _Encoder:
         form = plain_form(value)
         if form is not NotImplemented:
             return form
-        if value is torch.default_generator:
+        if value is torch.default_generator and self._within:
             return {"$default_generator": None}
         if isinstance(value, Tensor):
             return {"$tensor": self._tensor(value, path)}
@@ -172,8 +173,13 @@ class _Encoder:
         shareable = self._containers[id(value)] = _Shareable(None, value)
         items = self._items(value, kind, path)
         shareable.form = items if kind is list else {_CONTAINERS[kind]: items}
+        metadata = vars(value).get("_metadata") if kind is OrderedDict else None
+        if metadata is not None:  # a state dict's versions of the modules
+            shareable.form = {"$state_dict": [self.value(metadata, path), items]}
         if kind is dict and all(type(k) is str and not k.startswith("$") for k in value):
             shareable.form = dict(items)
+        if kind is defaultdict and not isinstance(value.default_factory, type | None):
+            raise NotRestorableError(path, "a defaultdict whose values are made by no class")
         if kind in (defaultdict, deque):
             maker = value.default_factory if kind is defaultdict else value.maxlen
             shareable.form = {_CONTAINERS[kind]: [self.value(maker, path), items]}
@@ -241,10 +247,12 @@ class _Encoder:
             state = _state(value, path)
         dot = f"{path}." if path else ""
         self._alive.append(state)
+        self._within += 1
         record["state"] = {
             key: self._part(item, f"{dot}{key}", kind is not None and key in kind.calls)
             for key, item in state.items()
         }
+        self._within -= 1
         if parametrized:
             record["parametrized"] = parametrized
         self._open.discard(number)

@@ -251,6 +251,10 @@ REFERENCE = Kind(
     lambda obj: type(obj) is DatasetRef,
     _parts,
     _build,
-    ("flowyml_pytorch.training.datasets.DatasetRef",),
+    ("flowyml_pytorch.DatasetRef",),
     calls=("target", "fingerprint_by"),
 )
+
+# Files name it as users do, wherever it is defined.
+DatasetRef.__module__ = "flowyml_pytorch"
+vars(sys.modules["flowyml_pytorch"])["DatasetRef"] = DatasetRef
