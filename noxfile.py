@@ -82,7 +82,7 @@ def fix(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """mypy --strict over both source trees."""
-    install(session, CORE, PYTORCH, "mypy", "numpy")
+    install(session, CORE, f"{PYTORCH}[safetensors]", "mypy", "numpy")
     session.run("mypy", *session.posargs)
 
 
@@ -98,8 +98,8 @@ def core(session: nox.Session) -> None:
 @nox.session
 def pytorch(session: nox.Session) -> None:
     """The PyTorch adapter's tests."""
-    tools = ("hypothesis", "numpy", "pytest", "safetensors", "scikit-learn", "tqdm", "transformers")
-    install(session, f"{CORE}[numpy]", PYTORCH, *tools)
+    tools = ("hypothesis", "pytest", "scikit-learn", "torchdata", "tqdm", "transformers")
+    install(session, f"{CORE}[numpy]", f"{PYTORCH}[safetensors]", *tools)
     run_pytest(session, "tests/pytorch", *session.posargs)
 
 
@@ -129,7 +129,7 @@ def packaging(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the site, then run every code block of the README and the pages."""
-    tools = ("mkdocs-material", "pymdown-extensions", "pytest", "safetensors")
-    install(session, CORE, PYTORCH, ".[pytorch,examples]", *tools)
+    tools = ("mkdocs-material", "pymdown-extensions", "pytest")
+    install(session, CORE, f"{PYTORCH}[safetensors]", ".[pytorch,examples]", *tools)
     session.run("mkdocs", "build", "--strict", f"--site-dir={session.virtualenv.location}/site")
     run_pytest(session, "tests/docs", *session.posargs)
