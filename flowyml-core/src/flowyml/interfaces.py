@@ -187,6 +187,10 @@ class LoadOptions:
     format: str | None = None
     class_map: Mapping[str, type] = attrs.field(factory=dict)
 
+    def changes_something(self) -> bool:
+        """Tell whether loading may change what is there: an object, or what trusted code does."""
+        return self.into is not None or bool(self.trust.patterns or self.class_map)
+
 
 class Materializer(ABC):
     """Turns objects of some types into files and back.

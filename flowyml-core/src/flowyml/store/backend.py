@@ -79,7 +79,11 @@ class LocalDirectory:
 
     def publish(self, staged: Path, key: str) -> bool:
         """Link the file to its key: a hard link is atomic and fails where something is."""
-        target = self._prepared(staged, key)
+        target = self.root / key
+        if not target.exists():
+            self._prepared(staged, key)
+        else:
+            self._refuse_links(target)
         try:
             os.link(staged, target)
         except FileExistsError:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from flowyml import adapters
 from flowyml.assets import StoredFile
@@ -85,7 +86,7 @@ def checked_files(
     progress: Progress,
     files: Sequence[StoredFile] | None = None,
 ) -> dict[str, Path]:
-    """Return a local file for each of a version's files, checked in parallel.
+    """Return a local file for each of a version's files, when all are checked.
 
     Args:
         blobs: where they are.
@@ -97,27 +98,79 @@ def checked_files(
     Raises:
         IntegrityError: naming asset, version, file and what is lost, for each damaged file.
     """
-    problems: list[str] = []
+    with Check(blobs, manifest, verify, progress, files) as check:
+        check.finish()
+        return check.paths
 
-    def check(file: StoredFile) -> Path | None:
-        what = f"{manifest.asset.ref}, file {file.path!r},"
+
+class Check:
+    """Finds a version's files, and compares every byte with its digest on all cores.
+
+    Small files are checked at once, large ones while the caller goes on: nothing of them may be
+    handed out before `finish`.
+
+    Attributes:
+        paths: a local file for each file that is there.
+    """
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        manifest: Manifest,
+        verify: bool,
+        progress: Progress,
+        files: Sequence[StoredFile] | None = None,
+    ) -> None:
+        self._blobs = blobs
+        self._manifest = manifest
+        self._progress = progress
+        self._problems: list[str] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self.paths: dict[str, Path] = {}
+        files = manifest.stored.files if files is None else files
+        for file in files:
+            self._look(file, verify and file.size <= LARGE)
+        large = [file for file in files if file.size > LARGE] if verify else []
+        if large:
+            self._pool = ThreadPoolExecutor(min(len(large), os.cpu_count() or 1))
+            for file in sorted(large, key=lambda file: -file.size):
+                self._pool.submit(self._look, file, True)
+
+    def finish(self) -> None:
+        """Wait until all are checked.
+
+        Raises:
+            IntegrityError: naming asset, version, file and what is lost, for each damaged file.
+        """
+        if self._pool is not None:
+            self._pool.shutdown()
+        if self._problems:
+            raise IntegrityError("\n".join(dict.fromkeys(self._problems)))
+
+    def _look(self, file: StoredFile, verify: bool) -> None:
+        what = f"{self._manifest.asset.ref}, file {file.path!r},"
         try:
-            return blobs.checked(
-                file.digest, file.size, what, verify=verify, advance=progress.advance
+            self.paths[file.path] = self._blobs.checked(
+                file.digest, file.size, what, verify=verify, advance=self._progress.advance
             )
         except IntegrityError as error:
-            problems.append(f"{error}{_blamed(blobs, manifest, file)}")
-            return None
+            blamed = _blamed(self._blobs, self._manifest, file)
+            self._problems.append(f"{error}{blamed}")
 
-    files = manifest.stored.files if files is None else files
-    if verify and len(files) > 1 and sum(file.size for file in files) > LARGE:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            paths = [*pool.map(check, files)]
-    else:
-        paths = [*map(check, files)]
-    if problems:
-        raise IntegrityError("\n".join(problems))
-    return {file.path: path for file, path in zip(files, paths, strict=True) if path}
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait, and let damage explain whatever went wrong meanwhile."""
+        if isinstance(error, Exception) and not isinstance(error, IntegrityError):
+            self.finish()
+        elif self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
 
 def _blamed(blobs: Blobs, manifest: Manifest, damaged: StoredFile) -> str:

@@ -242,9 +242,15 @@ class Store:
         stored = manifest.stored
         materializer = adapters.materializer(stored.materializer)
         loading.check_options(materializer, manifest, options)
-        with Progress(f"Loading {manifest.asset.ref}", stored.size) as progress:
-            files = loading.checked_files(self._blobs, manifest, verify, progress)
-        return loading.loaded(materializer, loading.saved(manifest, files), options)
+        with (
+            Progress(f"Loading {manifest.asset.ref}", stored.size) as progress,
+            loading.Check(self._blobs, manifest, verify, progress) as check,
+        ):
+            if options.changes_something():
+                check.finish()
+            loaded = loading.loaded(materializer, loading.saved(manifest, check.paths), options)
+            check.finish()
+            return loaded
 
     def get(self, ref: str) -> Asset:
         """Read what is known about an asset; imports no framework.

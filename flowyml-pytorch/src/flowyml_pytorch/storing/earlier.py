@@ -22,7 +22,7 @@ from flowyml.errors import FlowymlError
 from flowyml.interfaces import Earlier
 from flowyml_pytorch.storing import archive
 from flowyml_pytorch.storing.index import Row, read_index
-from flowyml_pytorch.storing.layout import dtype_of, is_own, name_of
+from flowyml_pytorch.storing.layout import bytes_of, dtype_of, is_own, name_of
 from flowyml_pytorch.storing.mapped import elements_of
 
 _Described = tuple[str | None, tuple[int, ...], tuple[int, ...]]
@@ -45,6 +45,7 @@ class EarlierTensors:
     rows: list[Row]
     similar: bool
     _kept: set[str] = attrs.field(factory=set)
+    _files: dict[str, tuple[Path, archive.TensorFile] | None] = attrs.field(factory=dict)
     _by_start: dict[tuple[_Described, bytes], list[Row]] | None = None
 
     @classmethod
@@ -77,6 +78,17 @@ class EarlierTensors:
                 return row
         return None
 
+    def differs(self, number: int, tensor: Tensor) -> bool:
+        """Tell whether a tensor begins otherwise than the one of its number: then it is new."""
+        if not (self.similar and is_own(tensor) and tensor.device.type == "cpu"):
+            return False
+        row = self.rows[number] if number < len(self.rows) else None
+        opened = self._opened(row) if row and row.offset is None else None
+        if opened is None:
+            return True
+        here = bytes_of(tensor)[:_START]
+        return bytes(_elements_in(*opened)[: len(here)].tolist()) != bytes(here)
+
     def _candidates(self, number: int, tensor: Tensor) -> list[Row]:
         described = name_of(tensor.dtype), tuple(tensor.shape), tuple(tensor.stride())
         same = self.rows[number : number + 1]
@@ -99,11 +111,14 @@ class EarlierTensors:
         return starts
 
     def _opened(self, row: Row) -> tuple[Path, archive.TensorFile] | None:
-        path = self.version.open(row.file) if self.version else None
-        try:
-            return None if path is None else (path, archive.check(path, row.file))
-        except FlowymlError:
-            return None
+        if row.file not in self._files:
+            path = self.version.open(row.file) if self.version else None
+            try:
+                found = None if path is None else (path, archive.check(path, row.file))
+            except FlowymlError:
+                found = None
+            self._files[row.file] = found
+        return self._files[row.file]
 
     def _holds(self, row: Row, tensor: Tensor) -> bool:
         """Tell whether a file is intact and holds a tensor, bit for bit."""

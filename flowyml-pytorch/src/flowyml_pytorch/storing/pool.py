@@ -63,7 +63,9 @@ def write(layout: Layout, folder: Path, options: SaveOptions) -> Written:
     small = [n for n, tensor in enumerate(stored) if is_own(tensor) and sizes[n] < own_from]
     earlier = EarlierTensors.of(options.earlier() if stored else None, stored)
     rows: dict[int, Row] = {}
-    for number in sorted(set(range(len(stored))) - set(small)):
+    large = sorted(set(range(len(stored))) - set(small))
+    # What has changed goes to the disk while the rest is compared.
+    for number in sorted(large, key=lambda number: not earlier.differs(number, stored[number])):
         rows[number] = _alone(number, stored[number], earlier, folder, options)
     digests = {number: _digest(stored[number]) for number in small}
     known = earlier.keep_small([*digests.values()], _PACK)
