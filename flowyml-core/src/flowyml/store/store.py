@@ -7,9 +7,8 @@ were. Loading verifies every byte before it is handed out.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from flowyml.store import loading, maintenance, saving, verification
 from flowyml.store import manifest as manifests
 from flowyml.store.backend import LocalDirectory
 from flowyml.store.blobs import Blobs
+from flowyml.store.catalog import Catalog, deleted_key, manifest_key
 from flowyml.store.layout import Layout
 from flowyml.store.manifest import Manifest
 from flowyml.store.transfer import export, take_in
@@ -58,6 +58,7 @@ class Store:
         self._backend = LocalDirectory(self.path)
         self._blobs = Blobs(self._backend)
         self._layout = Layout(self.path, self._backend)
+        self._catalog = Catalog(self.path, self._backend, self._layout)
 
     @classmethod
     def default(cls) -> Store:
@@ -170,7 +171,7 @@ class Store:
         if ref is None:
             return None
         try:
-            found = self._manifest(ref)
+            found = self._catalog.manifest(ref)
         except StoreError:  # another store's, or damaged: then everything is written
             return None
         if (found.stored.materializer, found.stored.format) != (materializer, format):
@@ -183,25 +184,17 @@ class Store:
         """Write the manifest under the first version that nobody else takes."""
         wanted = None if asset.stored else asset.version
         while True:
-            version = wanted or names.next_version([*self.versions(name), *self._deleted(name)])
+            version = wanted or names.next_version(
+                [*self.versions(name), *self._catalog.deleted(name)]
+            )
             to_write = attrs.evolve(asset, name=name, version=version, stored=stored)
-            if self._committed(Manifest(to_write, details), folder):
+            if self._catalog.commit(Manifest(to_write, details), folder):
                 return version
             if wanted:
                 raise StoreError(
                     f"{name}@{wanted} exists already in {self.path}, and a version never changes. "
                     f"Leave version= out to get the next one."
                 )
-
-    def _committed(self, manifest: Manifest, folder: Path) -> bool:
-        """Publish a manifest, which commits its version; False when the version is taken."""
-        name, version = str(manifest.asset.name), str(manifest.asset.version)
-        if version in self._deleted(name):
-            raise StoreError(f"{name}@{version} was deleted, and a version is never used again.")
-        staged = folder / f"{version}.manifest"
-        staged.write_bytes(saving.checked_text(manifest))
-        staged.chmod(0o444)
-        return self._backend.publish(staged, _key(name, version))
 
     def load(
         self,
@@ -238,7 +231,7 @@ class Store:
         options = LoadOptions(
             Trust.of(trust), into, device, format, loading.checked_class_map(class_map or {})
         )
-        manifest = self._manifest(ref)
+        manifest = self._catalog.manifest(ref)
         stored = manifest.stored
         materializer = adapters.materializer(stored.materializer)
         loading.check_options(materializer, manifest, options)
@@ -259,30 +252,21 @@ class Store:
             AssetNotFoundError: when there is no such name or version.
             IntegrityError: when its manifest isn't what was saved.
         """
-        return self._manifest(ref).asset
+        return self._catalog.manifest(ref).asset
 
     def names(self) -> list[str]:
         """Return the names of all assets that have a version, sorted."""
-        return [name for name, _ in self._listed()]
+        return [name for name, _ in self._catalog.listed()]
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a name, oldest first; none for an unknown name."""
-        self._layout.check()
-        files = self._backend.keys(f"assets/{names.check_name(name)}")
-        versions = [file.removesuffix(".json") for file in files if file.endswith(".json")]
-        return sorted(filter(names.is_version, versions), key=names.version_order)
+        return self._catalog.versions(name)
 
     def refs(self) -> list[str]:
         """Return ``"name@version"`` of everything, sorted by name, versions oldest first."""
-        return [f"{name}@{version}" for name, versions in self._listed() for version in versions]
-
-    def _listed(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield every name that has a version, with its versions."""
-        self._layout.check()
-        for name in filter(names.is_name, self._backend.keys("assets")):
-            versions = self.versions(name)
-            if versions:
-                yield name, versions
+        return [
+            f"{name}@{version}" for name, versions in self._catalog.listed() for version in versions
+        ]
 
     def verify(self, ref: str | None = None) -> verification.Verification:
         """Compare every byte of a version, or of all, with its digest.
@@ -296,13 +280,13 @@ class Store:
         problems: list[str] = []
         for one in refs:
             try:
-                intact.append(self._manifest(one))
+                intact.append(self._catalog.manifest(one))
             except AssetNotFoundError:
                 if ref:
                     raise  # otherwise somebody has just deleted it
             except StoreError as error:
                 problems.append(str(error))
-        checked = verification.verify(self._blobs, intact, problems, self._has)
+        checked = verification.verify(self._blobs, intact, problems, self._catalog.has)
         if problems:
             raise IntegrityError("\n".join(problems))
         return checked
@@ -318,7 +302,7 @@ class Store:
             StoreError: when the folder exists or can't be written.
             IntegrityError: when what is on disk isn't what was saved; no folder is left.
         """
-        manifest = self._manifest(ref)
+        manifest = self._catalog.manifest(ref)
         with Progress(f"Exporting {manifest.asset.ref}", manifest.stored.size) as progress:
             files = loading.checked_files(self._blobs, manifest, True, progress)
         return export(manifest, files, Path(directory).absolute())
@@ -342,10 +326,14 @@ class Store:
             manifest = manifests.read(text, manifests.ref_in(text))
             asset = attrs.evolve(manifest.asset, name=names.check_name(name or manifest.asset.name))
             self._layout.prepare()
-            with self._backend.staging() as staging:
-                take_in(folder, manifest, staging, self._blobs)
+            title = f"Importing {asset.ref}"
+            with (
+                self._backend.staging() as staging,
+                Progress(title, manifest.stored.size) as progress,
+            ):
+                take_in(folder, manifest, staging, self._blobs, progress)
                 imported = attrs.evolve(manifest, asset=asset)
-                if not self._committed(imported, staging):
+                if not self._catalog.commit(imported, staging):
                     self._refuse_other_content(imported)
         except OSError as error:
             raise StoreError(
@@ -372,9 +360,9 @@ class Store:
         if version is None:
             raise ValueError(f"Say which version to delete, as in '{name}@v1': {ref!r} has none.")
         if version not in self.versions(name):
-            self._manifest(ref)
-        self.write_record(_deleted_key(name, version), {"deleted_at": _now().isoformat()})
-        self._backend.remove(_key(name, version))
+            self._catalog.manifest(ref)
+        self.write_record(deleted_key(name, version), {"deleted_at": _now().isoformat()})
+        self._backend.remove(manifest_key(name, version))
 
     def gc(self, *, grace: float = maintenance.GRACE) -> maintenance.Collected:
         """Remove what nothing refers to: blobs of deleted versions, leftovers of killed saves.
@@ -390,7 +378,7 @@ class Store:
         """
         self._layout.check()
         try:
-            return maintenance.collect(self._backend, self._all_manifests(), grace)
+            return maintenance.collect(self._backend, self._catalog.manifests(), grace)
         except OSError as error:
             raise StoreError(f"{self.path} can't be cleared up: {error}.") from error
 
@@ -401,26 +389,7 @@ class Store:
             IntegrityError: when a manifest can't be read.
         """
         self._layout.check()
-        return maintenance.measure(self._backend, self._all_manifests())
-
-    def _all_manifests(self) -> list[Manifest]:
-        found, problems = [], []
-        for ref in self.refs():
-            try:
-                found.append(self._manifest(ref))
-            except AssetNotFoundError:
-                continue  # somebody deletes at the same time
-            except StoreError as error:
-                problems.append(str(error))
-        maintenance.refuse_if_damaged(problems)
-        return found
-
-    def _has(self, manifest: Manifest) -> bool:
-        return manifest.asset.version in self.versions(str(manifest.asset.name))
-
-    def _deleted(self, name: str) -> list[str]:
-        files = self._backend.keys(f"assets/{name}")
-        return [file.removesuffix(".deleted") for file in files if file.endswith(".deleted")]
+        return maintenance.measure(self._backend, self._catalog.manifests())
 
     def write_record(self, key: str, data: Any) -> None:
         """Write a small JSON file that may change, such as a run's record, in one atomic step.
@@ -453,38 +422,6 @@ class Store:
         except encoding.EncodingError as error:
             raise IntegrityError(f"{self.path / key} is damaged: {error}.") from error
 
-    def _manifest(self, ref: str) -> Manifest:
-        name, version = names.parse_ref(ref)
-        self._layout.check()
-        if version is None:
-            version = next(reversed(self.versions(name)), None)
-        if version is None:
-            known = ", ".join(self.names()[:20]) or "nothing yet"
-            near = difflib.get_close_matches(name, self.names(), 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise AssetNotFoundError(
-                f"{self.path} holds no {name!r}. It holds: {known}.{hint} Another store is chosen "
-                f"with store=, or with $FLOWYML_STORE."
-            )
-        try:
-            text = self._backend.read(_key(name, version))
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError):
-                raise StoreError(f"{name}@{version} can't be read: {error}.") from error
-            known = ", ".join(self.versions(name)[-20:]) or "no version"
-            raise AssetNotFoundError(
-                f"{self.path} holds no {name}@{version}. Of {name!r} it holds: {known}."
-            ) from None
-        return manifests.read(text, f"{name}@{version}")
-
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _deleted_key(name: str, version: str) -> str:
-    return f"assets/{name}/{version}.deleted"
-
-
-def _key(name: str, version: str) -> str:
-    return f"assets/{name}/{version}.json"

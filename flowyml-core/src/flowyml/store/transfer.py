@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from flowyml.digests import digest_of
 from flowyml.errors import IntegrityError, StoreError
+from flowyml.progress import Progress
 from flowyml.store import manifest as manifests
 from flowyml.store.blobs import Blobs
 from flowyml.store.manifest import Manifest
@@ -42,16 +44,21 @@ def export(manifest: Manifest, files: Mapping[str, Path], target: Path) -> Path:
     return target
 
 
-def take_in(folder: Path, manifest: Manifest, staging: Path, blobs: Blobs) -> None:
+def take_in(
+    folder: Path, manifest: Manifest, staging: Path, blobs: Blobs, progress: Progress
+) -> None:
     """Copy a folder's files among the blobs, checking every byte.
 
     Raises:
         IntegrityError: when a file isn't what was exported.
     """
     for file in manifest.stored.files:
-        copy = staging / "copy"
-        shutil.copyfile(folder / file.path, copy)
-        if digest_of(copy) != file.digest:
-            raise IntegrityError(f"{folder / file.path} isn't what was exported.")
+        copy, given = staging / "copy", folder / file.path
+        found = given.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size != file.size:  # it may never end
+            raise IntegrityError(f"{given} isn't what was exported.")
+        shutil.copyfile(given, copy)
+        if digest_of(copy, progress.advance) != file.digest:
+            raise IntegrityError(f"{given} isn't what was exported.")
         blobs.add(copy)
         copy.unlink(missing_ok=True)
