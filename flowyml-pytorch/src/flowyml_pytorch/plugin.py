@@ -59,6 +59,9 @@ def _is_value(obj: object) -> bool:
     torch = sys.modules["torch"]
     if type(obj) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
         return True
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed is not None and isinstance(obj, distributed.DTensor):
+        return True
     data = torch.utils.data
     return isinstance(
         obj,

@@ -145,7 +145,9 @@ def read(text: bytes, ref: str) -> Manifest:
         body = text.removesuffix(_sealed(b"", claimed)) + _END
         if claimed != digest_of_bytes(body) or text != _sealed(body, claimed):
             raise ValueError("its digest doesn't match its content")
-        manifest = _manifest(encoding.decode(data))
+        decoded = encoding.decode(data)
+        encoding.encode(decoded)  # what couldn't be written again is refused
+        manifest = _manifest(decoded)
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise IntegrityError(f"The manifest of {ref} is damaged: {error}.") from error
     if manifest.asset.ref != ref:
@@ -180,7 +182,7 @@ def _manifest(data: dict[str, Any]) -> Manifest:
         name=names.check_name(data.get("name")),
         version=names.check_version(data.get("version")),
         metadata=Metadata(_take(data, "properties", dict)),
-        tags={key: _text(text) for key, text in _take(data, "tags", dict).items()},
+        tags={_text(key): _text(text) for key, text in _take(data, "tags", dict).items()},
         stored=stored,
         made_from=tuple(
             (parent, parent.relation) for parent in map(_parent, _take(data, "parents", list))
@@ -224,7 +226,11 @@ def _file(item: Any) -> StoredFile:
     if not re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", path) or ".." in path:
         raise ValueError(f"a file has the path {path!r}")
     size = _take(item, "size", int)
-    if not is_digest(item.get("digest")) or size < 0 or PurePosixPath(path).is_absolute():
+    if (
+        not is_digest(item.get("digest"))
+        or not 0 <= size < 2**63
+        or PurePosixPath(path).is_absolute()
+    ):
         raise ValueError(f"the file {path!r} has an unfit digest or size")
     return StoredFile(path, item["digest"], size)
 

@@ -29,7 +29,7 @@ from flowyml.store.blobs import Blobs
 from flowyml.store.catalog import Catalog, deleted_key, manifest_key
 from flowyml.store.layout import Layout
 from flowyml.store.manifest import Manifest
-from flowyml.store.transfer import export, take_in
+from flowyml.store.transfer import export, read_manifest, take_in
 from flowyml.trust import Trust
 
 
@@ -322,7 +322,7 @@ class Store:
         """
         folder = Path(directory).absolute()
         try:
-            text = (folder / "manifest.json").read_bytes()
+            text = read_manifest(folder)
             manifest = manifests.read(text, manifests.ref_in(text))
             asset = attrs.evolve(manifest.asset, name=names.check_name(name or manifest.asset.name))
             self._layout.prepare()

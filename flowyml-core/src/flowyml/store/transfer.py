@@ -44,6 +44,24 @@ def export(manifest: Manifest, files: Mapping[str, Path], target: Path) -> Path:
     return target
 
 
+def read_manifest(folder: Path) -> bytes:
+    """Return the text of an exported version's manifest.
+
+    Raises:
+        IntegrityError: when there is something else in its place.
+        OSError: when it can't be read.
+    """
+    path = folder / "manifest.json"
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_MANIFEST:
+        raise IntegrityError(f"{path} isn't what was exported.")
+    return path.read_bytes()
+
+
+_LARGEST_MANIFEST = 1 << 28
+"""Bytes: far above what any version needs."""
+
+
 def take_in(
     folder: Path, manifest: Manifest, staging: Path, blobs: Blobs, progress: Progress
 ) -> None:
@@ -55,7 +73,8 @@ def take_in(
     for file in manifest.stored.files:
         copy, given = staging / "copy", folder / file.path
         found = given.lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size != file.size:  # it may never end
+        linked = any(above.is_symlink() for above in given.parents if folder in above.parents)
+        if linked or not stat.S_ISREG(found.st_mode) or found.st_size != file.size:  # may not end
             raise IntegrityError(f"{given} isn't what was exported.")
         shutil.copyfile(given, copy)
         if digest_of(copy, progress.advance) != file.digest:

@@ -26,6 +26,7 @@ from flowyml_pytorch.describing.census import class_name, unwrap
 from flowyml_pytorch.storing.layout import KINDS, span, storage_of
 from flowyml_pytorch.storing.mapped import check_device, placed
 from flowyml_pytorch.storing.modules import load_into
+from flowyml_pytorch.storing.sharded import unsharded
 
 FILE = "model.safetensors"
 
@@ -51,7 +52,7 @@ def save(module: nn.Module, folder: Path) -> SaveResult:
     module, _ = unwrap(module)
     name = class_name(module)
     state = _state_of(module)
-    tensors = {key: item for key, item in state.items() if isinstance(item, Tensor)}
+    tensors = {key: unsharded(item) for key, item in state.items() if isinstance(item, Tensor)}
     _check_storable(tensors, name, library)
     aliases = _aliases(tensors)
     kept = {key: _packed(item) for key, item in tensors.items() if key not in aliases}

@@ -58,6 +58,10 @@ def _build(cls: type, parts: dict[str, Any]) -> Any:
     if cls is not torch.ScriptObject:
         raise TypeError(f"{cls.__qualname__} is no object of torch's C++")
     packing = _PACKINGS[parts["packs"]]
+    for part in parts.values():
+        if isinstance(part, Tensor) and not part.is_quantized and part.layout is torch.strided:
+            expanded = part.nbytes > part.untyped_storage().nbytes()
+            _check(not expanded, "a packed tensor takes more memory than it has elements")
     rest = {
         name: part.cpu() if isinstance(part, Tensor) else part
         for name, part in parts.items()

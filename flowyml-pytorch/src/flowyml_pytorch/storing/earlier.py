@@ -178,11 +178,11 @@ def _described(row: Row) -> _Described:
 
 def _elements(tensor: Tensor) -> Tensor:
     """Return the bytes of a dense tensor whose storage is all its own."""
-    return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(tensor.untyped_storage())
 
 
 def _elements_in(path: Path, file: archive.TensorFile) -> Tensor:
-    return torch.empty(0, dtype=torch.uint8).set_(elements_of(path, file))
+    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(elements_of(path, file))
 
 
 def _suffixes() -> itertools.chain[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +17,25 @@ ARRAY_KINDS = "biufcSUmM"
 def plain_form(value: Any) -> Any:
     """Return the form of a value without parts, or NotImplemented for any other."""
     kind = type(value)
-    if value is None or kind in (bool, str) or (kind is int and _is_written(value)):
+    if value is None or kind is bool or (kind is int and _is_written(value)):
         return value
+    if kind is str:
+        return value if value.isascii() or _is_text(value) else NotImplemented
     if kind is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
-    if isinstance(value, PurePath) and kind.__module__.startswith("pathlib"):
+    if kind is type(Path()):
         return {"$path": str(value)}
     form = _VALUES.get(kind)
     return _number_of_numpy(value) if form is None else form(value)
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether a text can be written: halves of surrogate pairs can't be told from pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_written(number: int) -> bool:
@@ -35,7 +46,7 @@ def _is_written(number: int) -> bool:
 def _number_of_numpy(value: Any) -> Any:
     """Return the form of a NumPy number."""
     numpy = _numpy_of(value)
-    if numpy is None or not isinstance(value, numpy.generic):
+    if numpy is None or not isinstance(value, numpy.generic) or value.dtype.kind in "SU":
         return NotImplemented
     return {"$numpy": [value.dtype.str, None, value.tobytes().hex()]}
 
@@ -45,10 +56,16 @@ def is_array(value: Any) -> bool:
     return _numpy_of(value) is not None
 
 
-def array_parts(value: Any) -> tuple[str, list[int], torch.Tensor]:
-    """Return an array's type, shape and bytes."""
-    elements = torch.frombuffer(bytearray(value.tobytes()) or bytearray(1), dtype=torch.uint8)
-    return value.dtype.str, list(value.shape), elements[: value.nbytes]
+def array_parts(value: Any) -> tuple[str, list[int], str, torch.Tensor]:
+    """Return an array's type, shape, flags and bytes.
+
+    Flags are ``F`` for the order of Fortran, and ``R`` where it is read-only.
+    """
+    fortran = value.flags.f_contiguous and not value.flags.c_contiguous
+    flags = "F" * fortran + "R" * (not value.flags.writeable)
+    content = bytearray(value.tobytes("F" if fortran else "C")) or bytearray(1)
+    elements = torch.frombuffer(content, dtype=torch.uint8)
+    return value.dtype.str, list(value.shape), flags, elements[: value.nbytes]
 
 
 def _numpy_of(value: Any) -> Any:

@@ -33,7 +33,11 @@ _REPARAMETRIZATIONS = (
 
 def count_from(hooks: Mapping[Any, Any]) -> None:
     """Make sure that hooks which are registered from now on get numbers that none here has."""
+    if not isinstance(hooks, Mapping):
+        raise TypeError("hooks are no dict")
     numbers = [number for number in hooks if type(number) is int]
+    if any(not 0 <= number < 2**62 for number in numbers):
+        raise ValueError("a hook has an unfit number")
     RemovableHandle.next_id = max([RemovableHandle.next_id, *(n + 1 for n in numbers)])
 
 

@@ -77,7 +77,7 @@ def read_index(details: Mapping[str, Any], read: Callable[[str], bytes | None]) 
 
 def _row(digest: Any, file: Any, offset: Any, dtype: Any, shape: Any, stride: Any) -> Row:
     sizes = [*shape, *stride, offset or 0]
-    if not all(type(size) is int and 0 <= size < 2**48 for size in sizes) or len(shape) != len(
+    if not all(type(size) is int and 0 <= size < 2**63 for size in sizes) or len(shape) != len(
         stride
     ):
         raise ValueError(f"{INDEX} has a tensor of shape {shape!r}, {stride!r} at {offset!r}")

@@ -52,12 +52,15 @@ def lay_out(tensors: Sequence[Tensor]) -> Layout:
     layout = Layout([_entry(tensor) for tensor in tensors], [], [])
     for group in _overlapping(tensors):
         members = [tensors[stretch.index] for stretch in group]
-        base = _base(members, group)
+        start = _start(members, group)
+        base = _base(members, group, start)
         for stretch, member in zip(group, members, strict=True):
             entry = layout.entries[stretch.index]
             entry["stored"] = len(layout.stored)
-            if is_strided(member):
-                view = _view(member, stretch.start - group[0].start)
+            if len(members) == 1 and _has_gaps(member):
+                entry["strides"] = list(member.stride())
+            elif is_strided(member):
+                view = _view(member, stretch.start - start)
                 entry.update({} if view == _view(base, 0) else {"view": view})
         layout.stored.append(base)
         layout.kinds.append(
@@ -115,16 +118,25 @@ def _merged(stretches: list[_Stretch]) -> list[list[_Stretch]]:
     return groups
 
 
-def _base(members: list[Tensor], group: list[_Stretch]) -> Tensor:
+def _start(members: list[Tensor], group: list[_Stretch]) -> int:
+    """Return the byte at which what is stored begins, where elements of every size may."""
+    largest = max(member.element_size() for member in members)
+    one_type = len({member.dtype for member in members}) == 1
+    return group[0].start - (0 if one_type else group[0].start % largest)
+
+
+def _base(members: list[Tensor], group: list[_Stretch], start: int) -> Tensor:
     """Return what to store for tensors that overlap: the first one if it spans them all."""
     first = members[0].detach()
     if not is_strided(first) or first.numel() == 0:
         return _resolved(first)
-    start, end = group[0].start, max(stretch.end for stretch in group)
+    end = max(stretch.end for stretch in group)
     one_type = len({member.dtype for member in members}) == 1
     spans = group[0].end == end and _is_dense(first)
     if one_type and spans and (first.is_contiguous() or len(members) == 1):
         return first
+    if len(members) == 1 and _has_gaps(first):
+        return first.contiguous()
     dtype = first.dtype if one_type else torch.uint8
     return within(first.untyped_storage(), start, [(end - start) // dtype.itemsize], [1], dtype)
 
@@ -158,22 +170,38 @@ def viewed(base: Tensor, view: Sequence[Any]) -> Tensor:
     """
     name, shape, stride, offset = view
     dtype = dtype_of(name)
+    if not is_own(base) or dtype not in _PLAIN_TYPES:
+        raise ValueError("only tensors of plain elements have views")
     sizes = [*shape, *stride, offset]
-    if not all(type(size) is int and 0 <= size < 2**48 for size in sizes):
+    if not all(type(size) is int and 0 <= size < 2**63 for size in sizes):
         raise ValueError(f"{view!r} is no view")
     if len(shape) != len(stride) or (
         (offset + span(shape, stride)) * dtype.itemsize > base.nbytes and 0 not in shape
     ):
         raise ValueError(f"{view!r} reaches beyond the tensor that it is a view of")
-    flat = base.as_strided((base.numel(),), (1,))
-    return flat.view(dtype).as_strided(shape, stride, offset)
+    flat = base.as_strided((base.numel(),), (1,)).view(torch.uint8)
+    whole = flat[: flat.numel() // dtype.itemsize * dtype.itemsize]
+    return whole.view(dtype).as_strided(shape, stride, offset)
+
+
+def spread(base: Tensor, strides: Sequence[Any]) -> Tensor:
+    """Return a tensor with its elements as far apart as they were: what is between isn't stored.
+
+    Raises:
+        ValueError: for unfit strides.
+    """
+    if not all(type(step) is int and step >= 0 for step in strides):
+        raise ValueError(f"{strides!r} are no strides")
+    memory = torch.zeros(span(base.shape, strides), dtype=base.dtype, device=base.device)
+    return memory.as_strided(base.shape, strides).copy_(base)
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """Return the bytes of a dense tensor on the CPU, in the order of its memory, uncopied."""
     if not tensor.nbytes:
         return memoryview(b"")
-    address = tensor.data_ptr()
+    assert tensor.nbytes <= tensor.untyped_storage().nbytes()
+    address = Tensor.data_ptr(tensor)
     return memoryview((ctypes.c_ubyte * tensor.nbytes).from_address(address)).cast("B")
 
 
@@ -187,6 +215,11 @@ def is_strided(tensor: Tensor) -> bool:
 def is_own(tensor: Tensor) -> bool:
     """Tell whether a stored tensor is plain: dense elements, whose bytes are all there is to it."""
     return is_strided(tensor) and tensor.dtype in _PLAIN_TYPES
+
+
+def is_plain_type(dtype: torch.dtype) -> bool:
+    """Tell whether elements of a data type are whole bytes, which hold nothing but the value."""
+    return dtype in _PLAIN_TYPES
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -211,10 +244,10 @@ def dtype_of(name: Any) -> torch.dtype:
 
 
 def _resolved(tensor: Tensor) -> Tensor:
-    """Carry out a conjugation or negation that is only noted so far."""
+    """Carry out a conjugation that is only noted so far; leave memory that isn't its own."""
     if tensor.layout is torch.strided and not tensor.is_nested:
         return tensor.resolve_conj().resolve_neg()
-    return tensor
+    return tensor if tensor.is_quantized else tensor.clone()
 
 
 def _view(tensor: Tensor, start: int) -> list[Any]:
@@ -228,6 +261,13 @@ def span(shape: Sequence[int], stride: Sequence[int]) -> int:
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+
+
+def _has_gaps(tensor: Tensor) -> bool:
+    """Tell whether between a tensor's elements there is memory that is none of them."""
+    if not is_strided(tensor) or tensor.numel() == 0 or _is_dense(tensor):
+        return False
+    return span(tensor.shape, tensor.stride()) > tensor.numel()
 
 
 def _is_dense(tensor: Tensor) -> bool:

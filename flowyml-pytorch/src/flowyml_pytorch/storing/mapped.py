@@ -18,7 +18,7 @@ from flowyml.errors import FlowymlError, MaterializationError
 from flowyml.interfaces import Saved
 from flowyml_pytorch.storing import archive
 from flowyml_pytorch.storing.index import INDEX, Row, read_index
-from flowyml_pytorch.storing.layout import dtype_of, span, viewed, within
+from flowyml_pytorch.storing.layout import dtype_of, is_plain_type, span, spread, viewed, within
 
 
 class Pool:
@@ -71,6 +71,8 @@ class Pool:
 
     def _plain(self, row: Row, file: archive.TensorFile, path: Path) -> Tensor:
         dtype = dtype_of(row.dtype)
+        if not is_plain_type(dtype) or (row.offset or 0) % dtype.itemsize:
+            raise ValueError(f"{INDEX} says {row.dtype} at {row.offset}")
         described = (f"torch.{row.dtype}", row.shape, row.stride)
         if row.offset is None and (file.dtype, file.shape, file.stride) != described:
             raise ValueError(f"it holds another tensor than {INDEX} says")
@@ -139,6 +141,8 @@ class Tensors:
         base = self._bases.get(key)
         if base is None:
             base = self._bases[key] = self._pool.tensor(entry["stored"]).to(device)
+        if "strides" in entry:
+            return spread(base, entry["strides"])
         return viewed(base, entry["view"]) if "view" in entry else base.detach()
 
 

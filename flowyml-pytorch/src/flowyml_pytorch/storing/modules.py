@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml.properties import type_name
-from flowyml_pytorch.describing.census import unwrap
 from flowyml_pytorch.quantizing import packed
 from flowyml_pytorch.storing import files, structure
 from flowyml_pytorch.storing.kinds import NotRestorableError
 from flowyml_pytorch.storing.layout import KINDS, UNINITIALIZED
 from flowyml_pytorch.storing.matching import check_same_keys, shapes_of
-from flowyml_pytorch.storing.sharded import is_sharded
+from flowyml_pytorch.storing.sharded import distributed, is_sharded, model_in, whole
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.qscheme)
 
@@ -36,7 +35,13 @@ def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
 
     A wrapper, such as what ``torch.compile`` returns, is saved as the model inside.
     """
-    module, _ = unwrap(module)
+    with whole([module]) as gathered:
+        return _save(model_in(module), gathered, folder, options)
+
+
+def _save(
+    module: nn.Module, gathered: Mapping[int, Tensor], folder: Path, options: SaveOptions
+) -> SaveResult:
     live = _state_of(module)
     state = OrderedDict((key, item) for key, item in live.items() if _is_plain(item))
     left_out = [key for key in live if key not in state]
@@ -46,7 +51,7 @@ def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
     reason = "it was saved as a state dict"
     if options.format == "module":
         try:
-            found = structure.encode(root=module, **state_parts)
+            found = structure.encode(gathered, root=module, **state_parts)
         except (NotRestorableError, RecursionError) as error:
             reason = str(error)
             _warn(module, f"with its weights only, because of {reason}", left_out)
@@ -54,7 +59,7 @@ def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
             return _noted(files.write(found, folder, options), noted)
     elif left_out:
         _warn(module, "as a state dict", left_out)
-    result = files.write(structure.encode(**state_parts), folder, options)
+    result = files.write(structure.encode(gathered, **state_parts), folder, options)
     return attrs.evolve(_noted(result, noted), restore="weights", reason=reason)
 
 
@@ -87,7 +92,8 @@ def _state_of(module: nn.Module) -> Any:
 def _is_plain(item: Any) -> bool:
     """Tell whether a state dict's entry is data: tensors, numbers, text and containers."""
     if isinstance(item, Tensor):
-        return type(item) in (*KINDS, *UNINITIALIZED) or is_sharded(item)
+        plain = type(item) in (*KINDS, *UNINITIALIZED) and not item.is_nested
+        return plain or is_sharded(item)
     if type(item) in (dict, OrderedDict):
         return all(_is_plain(part) for pair in item.items() for part in pair)
     if type(item) in (list, tuple):
@@ -118,7 +124,8 @@ def load(saved: Saved, options: LoadOptions) -> Any:
 def state_dict(saved: Saved, options: LoadOptions) -> OrderedDict[str, Any]:
     """Give back the state dict of a module that was saved in whatever format."""
     state, metadata = files.read(saved, options, "state", "metadata")
-    if not isinstance(state, OrderedDict) or not all(type(key) is str for key in state):
+    keys_fit = isinstance(state, OrderedDict) and all(type(key) is str for key in state)
+    if not keys_fit or not all(map(_is_plain, (metadata, *state.values()))):
         raise MaterializationError(f"{saved.ref}: structure.json holds no state dict")
     found: OrderedDict[str, Any] = OrderedDict(
         (key, item.detach() if type(item) in KINDS else item) for key, item in state.items()
@@ -137,10 +144,13 @@ def load_into(
             f"the class {module.__name__}" if isinstance(module, type) else f"a {type_name(module)}"
         )
         raise UnsupportedObjectError(f"into= takes a torch.nn.Module for {saved.ref}; got {got}.")
-    inner, _ = unwrap(module)
+    inner = model_in(module)
     there = inner.state_dict()
-    check_same_keys(shapes_of(state), shapes_of(there), saved.ref)
     left_out = saved.result.details.get("left_out")
+    check_same_keys(shapes_of(state), shapes_of(there), saved.ref)
+    if not left_out:
+        check_same_keys(_others_of(state), _others_of(there), saved.ref)
+    _check_fit(state, there, saved.ref)
     if left_out:
         warnings.warn(
             f"{saved.ref} was saved without {', '.join(map(str, left_out))}, which holds more than "
@@ -148,27 +158,87 @@ def load_into(
             MaterializationWarning,
             stacklevel=2,
         )
-    assign = any(isinstance(t, Tensor) and t.is_meta for t in there.values())
-    ties = _ties(inner) if assign else []
+    copies = {key: item.clone() for key, item in _at_risk(inner, there)}
     try:
-        inner.load_state_dict(
-            state,
-            strict=not left_out,  # tensors were compared strictly above
-            assign=assign,
+        placed = place_on_meta(inner, state)
+        rest: OrderedDict[str, Any] = OrderedDict(
+            (key, distributed(item, there[key]) if key in there else item)
+            for key, item in state.items()
+            if key not in placed
         )
+        vars(rest)["_metadata"] = getattr(state, "_metadata", None)
+        inner.load_state_dict(rest, strict=not (left_out or placed))
     except Exception as error:  # a user's own set_extra_state() or hooks may raise anything
+        with torch.no_grad():
+            for key, item in copies.items():
+                there[key].copy_(item)
         raise MaterializationError(f"{saved.ref} can't be loaded into into=: {error}") from error
-    for (owner, name), *others in ties:
-        for other, name_there in others:
-            other._parameters[name_there] = owner._parameters[name]
     return module if options.device is None else module.to(options.device)
 
 
-def _ties(module: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """Return where parameters are that stand in several places: assigning would part them."""
-    places: dict[int, list[tuple[nn.Module, str]]] = {}
-    for owner in module.modules():
-        for name, parameter in owner._parameters.items():
-            if parameter is not None:
-                places.setdefault(id(parameter), []).append((owner, name))
-    return [found for found in places.values() if len(found) > 1]
+def _others_of(state: Mapping[str, Any]) -> dict[str, None]:
+    """Return the entries that are no tensors; they have no shape."""
+    return {key: None for key, item in state.items() if not isinstance(item, Tensor)}
+
+
+def _check_fit(state: Mapping[str, Any], there: Mapping[str, Any], ref: str) -> None:
+    """Refuse targets that tensors can't be copied into, before anything is.
+
+    Raises:
+        MaterializationError: naming them.
+    """
+    unfit = [
+        key
+        for key, item in state.items()
+        if isinstance(item, Tensor)
+        and not isinstance(there.get(key), UNINITIALIZED)
+        and (item.layout != there[key].layout or _is_expanded(there[key]))
+    ]
+    if unfit:
+        raise MaterializationError(
+            f"{ref} doesn't fit into what into= holds, and nothing was changed: "
+            f"{', '.join(unfit)} can't be written to, being expanded or of another layout."
+        )
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    if tensor.layout is not torch.strided or tensor.numel() == 0:
+        return False
+    return any(s > 1 and step == 0 for s, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _at_risk(module: nn.Module, there: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a module that has loading code of its own, which may fail halfway."""
+    own = ("_load_from_state_dict", "load_state_dict", "set_extra_state")
+    if any(
+        not str(getattr(type(part), name).__module__).startswith("torch.")
+        for part in module.modules()
+        for name in own
+    ):
+        for key, item in there.items():
+            if isinstance(item, Tensor) and not (item.is_meta or isinstance(item, UNINITIALIZED)):
+                yield key, item
+
+
+def place_on_meta(module: nn.Module, state: Mapping[str, Any]) -> set[str]:
+    """Put loaded tensors where a module has none with memory; return the keys of these.
+
+    They get the data type of what they replace, and stay tied. Nothing is copied.
+    """
+    placed: set[str] = set()
+    made: dict[int, Tensor] = {}
+    for path, owner in module.named_modules(remove_duplicate=False):
+        for table in (owner._parameters, owner._buffers):
+            for name, target in [*table.items()]:
+                key = f"{path}.{name}" if path else name
+                found = state.get(key)
+                if target is None or not target.is_meta or not isinstance(found, Tensor):
+                    continue
+                placed.add(key)
+                if id(target) not in made:
+                    tensor = found.detach().to(target.dtype)
+                    if isinstance(target, nn.Parameter):
+                        tensor = nn.Parameter(tensor, requires_grad=target.requires_grad)
+                    made[id(target)] = tensor
+                table[name] = made[id(target)]
+    return placed

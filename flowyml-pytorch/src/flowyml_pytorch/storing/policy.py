@@ -42,6 +42,10 @@ _TORCHS_LAYERS = (
 )
 """Where the classes live whose restoring runs at most harmless code of torch's own."""
 
+_OTHER_MODULES = (torch.optim.swa_utils.AveragedModel,)
+_TORCHS_PACKAGES = ("torch", "torchdata", "functorch")
+_STREAMS = (torch.utils.data.IterDataPipe, torch.utils.data.MapDataPipe)
+
 _HOOKS = ("__setstate__", "__del__", "__hash__", "__eq__", "__getattribute__")
 """Methods that Python calls on an object that is being restored, or given up."""
 
@@ -145,16 +149,38 @@ def is_built_from_parts(cls: type) -> bool:
 
 def runs_code_on_load(cls: type) -> bool:
     """Tell whether code of a class may run while an object of it is restored or given up."""
+    hooks: tuple[str, ...] = _HOOKS
+    if issubclass(cls, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
+        hooks = (*hooks, "__getattr__", "__setattr__")  # torch's own code restores these
     return any(
         base not in (object, nn.Module) and not (is_safe(base) or is_built_from_parts(base))
-        for hook in _HOOKS
+        for hook in hooks
         for base in [next((base for base in cls.__mro__ if hook in vars(base)), object)]
     )
 
 
 def takes_parametrizations(cls: type) -> bool:
     """Tell whether torch may parametrize an object of a class without running code of the class."""
-    return issubclass(cls, nn.Module) and all(
+    makes_subclasses = any("__init_subclass__" in vars(base) for base in cls.__mro__[:-1])
+    return (
+        issubclass(cls, nn.Module)
+        and type(cls) is type
+        and not makes_subclasses
+        and has_plain_access(cls)
+    )
+
+
+def replaces_method(name: str) -> bool:
+    """Tell whether an attribute of that name would be called in place of a module's method.
+
+    A module's ``forward`` may be one: it is what a user calls.
+    """
+    return name != "forward" and callable(getattr(nn.Module, name, None))
+
+
+def has_plain_access(cls: type) -> bool:
+    """Tell whether getting and setting attributes of a module runs no code of its class."""
+    return all(
         getattr(cls, access) is getattr(nn.Module, access)
         for access in ("__getattr__", "__setattr__", "__getattribute__")
     )
@@ -251,10 +277,12 @@ def needs_no_trust(item: Any, use: Use) -> bool:
         return False
     if is_safe(item):
         return True
-    if not isinstance(item, type):
+    if use is not Use.CLASS or not isinstance(item, type):
         return False
-    if use is Use.CLASS and is_built_from_parts(item):
+    if is_built_from_parts(item) or item in _OTHER_MODULES:
         return True
+    if item.__module__.partition(".")[0] in _TORCHS_PACKAGES or issubclass(item, _STREAMS):
+        return False  # torch has classes that unpickle, compile or download when they are used
     return issubclass(item, FRAMEWORK) and not runs_code_on_load(item)
 
 

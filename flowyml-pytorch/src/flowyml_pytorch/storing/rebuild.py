@@ -6,6 +6,7 @@ unpickling does it, but only for names that `storing.policy` lets through.
 
 from __future__ import annotations
 
+import enum
 import functools
 import json
 import types
@@ -13,7 +14,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,8 +31,11 @@ from flowyml_pytorch.storing.policy import (
     Name,
     Resolver,
     Use,
+    has_plain_access,
     is_built_from_parts,
     is_quantized_layer,
+    replaces_method,
+    runs_code_on_load,
     takes_parametrizations,
 )
 from flowyml_pytorch.storing.structure import BUILTINS, DEFAULTS, SCHEMA
@@ -186,16 +190,22 @@ class Decoder:
                 return slice(*(self.value(part) for part in payload))
             case "$partial":
                 function, arguments, keywords = (self.value(part) for part in payload)
+                if type(arguments) is not list or type(keywords) is not dict:
+                    raise TypeError("a partial has no list or no dict of arguments")
                 return functools.partial(function, *arguments, **keywords)
             case "$numpy":
-                dtype, shape, content = payload
+                dtype, shape, content, *flags = payload
                 if isinstance(content, dict):
-                    return numpy_array(dtype, shape, bytes_of(self.value(content).cpu()))
-                return numpy_array(dtype, shape, bytes.fromhex(content))
+                    content = elements_of_array(self._tensors[content["$tensor"]])
+                else:
+                    content = bytes.fromhex(content)
+                return numpy_array(dtype, shape, content, *flags)
             case "$method":
                 return _method(*(self.value(part) for part in payload))
             case "$enum":
                 cls, member = self.value(payload[0]), payload[1]
+                if not isinstance(cls, enum.EnumMeta) or type(member) is not str:
+                    raise TypeError(f"{cls!r} is no enum")
                 return cls.__members__[member]
             case "$shared":
                 number, inner = payload
@@ -205,7 +215,7 @@ class Decoder:
             case "$tuple":
                 return tuple(self.value(item) for item in payload)
             case "$frozenset":
-                return frozenset(self.value(item) for item in payload)
+                return frozenset(self._key(item) for item in payload)
             case _ if tag in _EMPTY:
                 return self._fill(*self._emptied(tag, payload))
         return _PLAIN[tag](payload)
@@ -214,7 +224,7 @@ class Decoder:
         """Build a container whose number may already be used inside it."""
         tag = next(iter(form), "") if isinstance(form, dict) and len(form) == 1 else ""
         container: Any
-        if tag in ("$tuple", "$frozenset", "$numpy"):
+        if tag in ("$tuple", "$frozenset", "$numpy", "$partial"):
             container = self._shared[number] = self._tagged(tag, form[tag])
             return container
         if isinstance(form, list):
@@ -245,22 +255,39 @@ class Decoder:
         if isinstance(container, (list, deque)):
             container.extend(self.value(item) for item in form)
         elif isinstance(container, set):
-            container.update(self.value(item) for item in form)
+            container.update(self._key(item) for item in form)
         elif isinstance(form, dict):
             container.update((key, self.value(item)) for key, item in form.items())
         else:
-            container.update((self.value(key), self.value(item)) for key, item in form)
+            container.update((self._key(key), self.value(item)) for key, item in form)
         return container
 
+    def _key(self, form: Any) -> Any:
+        """Return a value that is going to be hashed, which takes as long as it is large."""
+        value = self.value(form)
+        todo, count = [value], 0
+        while todo:
+            item = todo.pop()
+            count += 1
+            if count > _LARGEST_KEY:
+                raise ValueError("a key is too large to be hashed")
+            if isinstance(item, (tuple, frozenset)):
+                todo += item
+        return value
+
     def _tensor(self, number: int) -> Any:
+        _check_number(number)
         tensor = self._tensors[number]
         attributes = self._entries[number].get("attributes") if self._exact else None
         if attributes is not None and number not in self._with_attributes:
             self._with_attributes.add(number)
+            if any(hasattr(torch.Tensor, key) for key in attributes):
+                raise TypeError("an attribute takes the place of a tensor's own")
             vars(tensor).update({key: self.value(item) for key, item in attributes.items()})
         return tensor
 
     def _object(self, number: int) -> Any:
+        _check_number(number)
         if number in self._objects:
             return self._objects[number]
         record, built = self._records[number], None
@@ -271,7 +298,7 @@ class Decoder:
             parts = {key: self.value(item) for key, item in record["state"].items()}
             built = self._objects[number] = BY_NAME[record["kind"]].build(cls, parts)
             return built
-        if is_built_from_parts(cls):
+        if is_built_from_parts(cls) or issubclass(cls, _ONLY_FROM_PARTS):
             raise TypeError(f"{cls.__qualname__} isn't built of its attributes")
         built = object.__new__(cls)
         self._objects[number] = built
@@ -279,19 +306,72 @@ class Decoder:
         if issubclass(cls, nn.Module):
             attributes.update(vars(nn.Module()))
         state = {key: self.value(item) for key, item in record["state"].items()}
+        if isinstance(built, nn.Module):
+            _check_state(cls, state)
         if getattr(cls, "__setstate__", None) is nn.RNNBase.__setstate__:
             attributes.update(state)  # its own way loops as often as a number in the state says
-            built._init_flat_weights()
-        elif hasattr(cls, "__setstate__") and not is_quantized_layer(cls):
-            cls.__setstate__(built, state)
+            nn.RNNBase._init_flat_weights(cast("nn.RNNBase", built))
+        elif _sets_state(cls):
+            cast("Any", cls).__setstate__(built, state)
         else:
             attributes.update(state)
-        if isinstance(built, nn.Module):
-            for name in _HOOKS:
-                count_from(attributes.get(name, {}))
+        for name in _HOOKS if isinstance(built, nn.Module) else ():
+            count_from(attributes.get(name, {}))
         if "parametrized" in record:
             _parametrize(built, record["parametrized"])
         return built
+
+
+_LARGEST_KEY = 10_000
+"""Parts of a key or of an item of a set, at most: Python hashes them again and again."""
+
+_ONLY_FROM_PARTS = (
+    torch.optim.Optimizer,
+    torch.optim.lr_scheduler.LRScheduler,
+    torch.utils.data.DataLoader,
+    torch.amp.GradScaler,
+)
+"""Classes whose objects have a kind, those of users too."""
+
+
+def _check_number(number: Any) -> None:
+    if type(number) is not int or number < 0:
+        raise TypeError(f"{number!r} is no number of an object or tensor")
+
+
+def _check_state(cls: type, state: Mapping[str, Any]) -> None:
+    """Refuse attributes of a module by which torch's own code would call something else."""
+    for name in state:
+        if replaces_method(name):
+            raise TypeError(f"a {cls.__qualname__} has an attribute in place of {name}()")
+    for name in _HOOKS:
+        if type(state.get(name, {})) not in (dict, OrderedDict):
+            raise TypeError(f"{name} of a {cls.__qualname__} is no dict")
+    if issubclass(cls, nn.RNNBase):
+        names = state.get("_flat_weights_names", [])
+        parameters = state.get("_parameters", {})
+        unfit = state.keys() & {"_init_flat_weights", "flatten_parameters"}
+        if unfit or type(names) is not list or type(parameters) is not dict:
+            raise TypeError(f"a {cls.__qualname__} has unfit weights")
+        if not all(type(name) is str and name in parameters for name in names):
+            raise TypeError(f"a {cls.__qualname__} names weights that it hasn't")
+
+
+def _sets_state(cls: Any) -> bool:
+    """Tell whether a class is handed its state: its own code is trusted if it has any."""
+    if not hasattr(cls, "__setstate__") or is_quantized_layer(cls):
+        return False
+    return runs_code_on_load(cls) or not issubclass(cls, nn.Module) or has_plain_access(cls)
+
+
+def elements_of_array(tensor: torch.Tensor) -> memoryview:
+    """Return the bytes of an array. Raises TypeError for what was written as something else."""
+    if type(tensor) is not torch.Tensor or tensor.dtype is not torch.uint8 or tensor.dim() != 1:
+        raise TypeError("the bytes of an array are something else")
+    tensor = tensor.cpu()
+    if not tensor.is_contiguous() or tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise TypeError("the bytes of an array aren't all there")
+    return bytes_of(tensor)
 
 
 def _parts(form: dict[str, Any], called: bool) -> Iterator[tuple[Any, bool]]:
@@ -309,7 +389,9 @@ _HOOKS = tuple(name for name in DEFAULTS if name.endswith("_hooks"))
 
 def _method(owner: Any, function: Any) -> types.MethodType:
     """Bind a method to its object. Raises TypeError when it isn't a method of its class."""
-    found: Any = getattr(type(owner), getattr(function, "__name__", ""), None)
+    if not isinstance(function, (types.FunctionType, types.BuiltinFunctionType)):
+        raise TypeError("a method is made of a function")
+    found: Any = getattr(type(owner), function.__name__, None)
     if found is None or found is not function:
         raise TypeError(f"{function!r} is no method of a {type(owner).__qualname__}")
     return types.MethodType(function, owner)
@@ -319,21 +401,31 @@ def _parametrize(module: Any, names: list[str]) -> None:
     """Give a module the class that computes the named tensors, as torch does."""
     if not takes_parametrizations(type(module)):
         raise TypeError(f"{type(module).__qualname__} can't be parametrized")
+    modules = vars(module)["_modules"]
+    computed = modules["parametrizations"] if type(modules) is dict else None
+    if not isinstance(computed, nn.ModuleDict) or type(names) is not list:
+        raise TypeError("a parametrized module has no parametrizations")
     parametrize._inject_new_class(module)
     for name in names:
-        if name not in module._modules["parametrizations"]._modules:
+        if name not in computed._modules:
             raise KeyError(name)
+        if hasattr(type(module), name):
+            raise TypeError(f"{name} is no tensor of a {type(module).__qualname__}")
         parametrize._inject_property(module, name)
 
 
-def numpy_array(dtype: str, shape: list[int] | None, content: Any) -> Any:
+def numpy_array(dtype: str, shape: list[int] | None, content: Any, flags: str = "") -> Any:
     """Return a NumPy array, or a number without a shape. Raises ValueError for unfit parts."""
     import numpy
 
     if numpy.dtype(dtype).kind not in ARRAY_KINDS:
         raise TypeError(f"{dtype!r} is no type of numbers")
     array = numpy.frombuffer(bytearray(content), dtype=dtype)
-    return array[0] if shape is None else array.reshape(shape)
+    if shape is None:
+        return array[0]
+    array = array.reshape(shape, order="F" if "F" in flags else "C")
+    array.flags.writeable = "R" not in flags
+    return array
 
 
 def _torch_value(kind: type) -> Callable[[Any], Any]:

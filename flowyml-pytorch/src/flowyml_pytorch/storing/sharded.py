@@ -7,12 +7,48 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from flowyml_pytorch.describing.classes import facts_of
 
 _MARKS = ("_is_fsdp_managed_module", "_fsdp_use_orig_params")
+
+
+def model_in(module: nn.Module) -> nn.Module:
+    """Return the model under its wrappers: one that averages weights is more than a wrapper."""
+    facts = facts_of(type(module))
+    while facts.inner is not None and not isinstance(module, AveragedModel):
+        module = getattr(module, facts.inner)
+        facts = facts_of(type(module))
+    return module
+
+
+@contextmanager
+def whole(modules: Iterable[nn.Module]) -> Iterator[dict[int, Tensor]]:
+    """Give sharded parameters of modules back whole, while they are saved.
+
+    Gathering happens in one order on every process, before anything that may fail on some of them.
+    Yields the whole tensors of those that are DTensors, by the identity of the shards.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp.fully_sharded_data_parallel")
+    gathered: dict[int, Tensor] = {}
+    with ExitStack() as stack:
+        for module in modules:
+            parts = [*module.modules()]
+            if fsdp and any(isinstance(part, fsdp.FullyShardedDataParallel) for part in parts):
+                summon = fsdp.FullyShardedDataParallel.summon_full_params
+                stack.enter_context(summon(module, writeback=False))
+            elif any(is_sharded(tensor) for tensor in module.parameters()):
+                state = module.state_dict(keep_vars=True)  # which also puts the shards in place
+                for tensor in state.values():
+                    if isinstance(tensor, Tensor) and is_sharded(tensor):
+                        gathered.setdefault(id(tensor), unsharded(tensor))
+        yield gathered
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -29,6 +65,17 @@ def unsharded(tensor: Tensor) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(whole, requires_grad=tensor.requires_grad)
     return whole
+
+
+def distributed(value: Any, target: Any) -> Any:
+    """Return a whole tensor as the shard that a sharded target takes of it; others as they are."""
+    if not (isinstance(target, Tensor) and is_sharded(target) and isinstance(value, Tensor)):
+        return value
+    module: Any = sys.modules["torch.distributed.tensor"]
+    where: Any = target
+    return module.distribute_tensor(
+        value.to(where.device), where.device_mesh, where.placements, src_data_rank=None
+    )
 
 
 def unsharded_state(state: Mapping[str, Any]) -> dict[str, Any]:

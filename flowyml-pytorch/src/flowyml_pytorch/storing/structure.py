@@ -11,7 +11,7 @@ import enum
 import functools
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -30,15 +30,18 @@ from flowyml_pytorch.storing.policy import (
     importable_name,
     is_quantized_layer,
     needs_no_trust,
+    replaces_method,
     takes_parametrizations,
 )
-from flowyml_pytorch.storing.sharded import is_sharded, unsharded, unsharded_state
+from flowyml_pytorch.storing.sharded import is_sharded, model_in, unsharded, unsharded_state
 
 SCHEMA = 1
 """Version of the structure's layout."""
 
 BUILTINS = {cls.__name__: cls for cls in (bool, int, float, str, list, tuple, dict, set)}
 """Types that may stand as values, such as what a defaultdict makes."""
+
+_NOTHING: Mapping[Any, Any] = types.MappingProxyType({})
 
 DEFAULTS: Mapping[str, Any] = types.MappingProxyType(vars(nn.Module()))
 """What every module starts with; attributes that equal it are not written."""
@@ -61,13 +64,17 @@ class Structure:
     required_trust: tuple[str, ...]
 
 
-def encode(**values: Any) -> Structure:
+def encode(gathered: Mapping[int, Tensor] = _NOTHING, /, **values: Any) -> Structure:
     """Encode values that may have parts in common, such as a module and its state dict.
+
+    Args:
+        gathered: sharded tensors that are whole already, by the identity of their shards.
+        **values: the values, by the names that they get in the structure.
 
     Raises:
         NotRestorableError: when a part can't be restored exactly.
     """
-    encoder = _Encoder()
+    encoder = _Encoder(gathered)
     forms = {key: encoder.whole(value, key) for key, value in values.items()}
     data = {
         "schema": SCHEMA,
@@ -88,7 +95,8 @@ class _Shareable:
 
 
 class _Encoder:
-    def __init__(self) -> None:
+    def __init__(self, gathered: Mapping[int, Tensor] = _NOTHING) -> None:
+        self._gathered = gathered
         self.objects: list[Any] = []
         self.tensors: list[Tensor] = []
         self.attributes: dict[int, Any] = {}
@@ -129,10 +137,11 @@ class _Encoder:
             return {"$builtin": value.__name__}
         if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
             return {"$name": self._name(value, path)}
-        made = _MADE.get(kind)
-        if made is not None:
-            tag, parts = made
-            return {tag: [self.value(part, path) for part in parts(value)]}
+        if kind is slice:
+            parts = (value.start, value.stop, value.step)
+            return {"$slice": [self.value(part, path) for part in parts]}
+        if kind is functools.partial:
+            return self._partial(value, path)
         if isinstance(value, enum.Enum) and value.name in kind.__members__:
             return {"$enum": [{"$name": self._name(kind, path)}, value.name]}
         if is_array(value):
@@ -155,10 +164,25 @@ class _Encoder:
         known = self._again(value)
         if known is not None:
             return known
-        dtype, shape, elements = array_parts(value)
-        content = {"$tensor": self._tensor(elements, path)}
-        made = _Shareable({"$numpy": [dtype, shape, content]}, value)
+        dtype, shape, flags, elements = array_parts(value)
+        parts = [
+            dtype,
+            shape,
+            {"$tensor": self._tensor(elements, path)},
+            *([flags] if flags else []),
+        ]
+        made = _Shareable({"$numpy": parts}, value)
         return self._containers.setdefault(id(value), made)
+
+    def _partial(self, value: functools.partial[Any], path: str) -> Any:
+        known = self._again(value)
+        if known is not None:
+            return known
+        if vars(value):
+            raise NotRestorableError(path, "a partial that was given attributes")
+        parts = (value.func, list(value.args), dict(value.keywords))
+        form = {"$partial": [self.value(part, path) for part in parts]}
+        return self._containers.setdefault(id(value), _Shareable(form, value))
 
     def _container(self, value: Any, kind: type, path: str) -> Any:
         known = self._again(value)
@@ -166,6 +190,8 @@ class _Encoder:
             return known
         if kind in (tuple, frozenset):  # what they hold is there before them
             items = self._items(value, kind, path)
+            if id(value) in self._containers:
+                raise NotRestorableError(path, "a tuple that holds itself")
             form = {_CONTAINERS[kind]: items}
             return (
                 self._containers.setdefault(id(value), _Shareable(form, value)) if items else form
@@ -173,7 +199,10 @@ class _Encoder:
         shareable = self._containers[id(value)] = _Shareable(None, value)
         items = self._items(value, kind, path)
         shareable.form = items if kind is list else {_CONTAINERS[kind]: items}
-        metadata = vars(value).get("_metadata") if kind is OrderedDict else None
+        given = dict(vars(value)) if kind is OrderedDict else {}
+        metadata = given.pop("_metadata", None)
+        if given:
+            raise NotRestorableError(path, f"an OrderedDict with an attribute {next(iter(given))}")
         if metadata is not None:  # a state dict's versions of the modules
             shareable.form = {"$state_dict": [self.value(metadata, path), items]}
         if kind is dict and all(type(k) is str and not k.startswith("$") for k in value):
@@ -191,20 +220,25 @@ class _Encoder:
                 [self.value(key, path), self.value(item, _below(path, key))]
                 for key, item in value.items()
             ]
-        forms = [self.value(item, f"{path}[{index}]") for index, item in enumerate(value)]
         if kind in (set, frozenset):  # sets have no order; one set, one text
-            forms.sort(key=lambda form: repr(_plain(form)))
-        return forms
+            value = sorted(value, key=lambda item: repr(_plain(_Encoder().value(item, path))))
+        return [self.value(item, f"{path}[{index}]") for index, item in enumerate(value)]
 
     def _tensor(self, tensor: Tensor, path: str) -> int:
         number = self._tensor_numbers.get(id(tensor))
         if number is None:
-            if type(tensor) not in (*KINDS, *UNINITIALIZED) and not is_sharded(tensor):
+            unknown = type(tensor) not in (*KINDS, *UNINITIALIZED) or tensor.is_nested
+            if unknown and not is_sharded(tensor):
                 raise NotRestorableError(path, f"a tensor of type {type(tensor).__qualname__}")
             self._alive.append(tensor)
             number = self._tensor_numbers[id(tensor)] = len(self.tensors)
-            self.tensors.append(unsharded(tensor))
+            self.tensors.append(
+                self._gathered[id(tensor)] if id(tensor) in self._gathered else unsharded(tensor)
+            )
             attributes = vars(tensor) if self._exact and type(tensor) in KINDS else {}
+            own = next((name for name in attributes if hasattr(Tensor, name)), None)
+            if own is not None:
+                raise NotRestorableError(path, f"an attribute in place of a tensor's own {own}")
             if attributes:
                 self.attributes[number] = {
                     name: self.value(item, f"{path}.{name}") for name, item in attributes.items()
@@ -218,6 +252,8 @@ class _Encoder:
         return [self.value(owner, path), {"$name": self._name(function, path)}]
 
     def _object(self, value: Any, path: str) -> int:
+        if isinstance(value, nn.Module):
+            value = model_in(value)
         number = self._object_numbers.get(id(value))
         if number is not None:
             if number in self._open:
@@ -242,7 +278,11 @@ class _Encoder:
         elif is_module:
             state = _parametrized_state(value) if parametrized else _state(value, path)
             state = unsharded_state(state)
-            state = {key: item for key, item in state.items() if not _is_default(key, item)}
+            ordered = {key: state[key] for key in DEFAULTS if key in state} | state
+            state = {key: item for key, item in ordered.items() if not _is_default(key, item)}
+            replaced = next(filter(replaces_method, state), None)
+            if replaced is not None:
+                raise NotRestorableError(path, f"an attribute in place of the method {replaced}")
         else:
             state = _state(value, path)
         dot = f"{path}." if path else ""
@@ -270,7 +310,8 @@ class _Encoder:
     def _name(self, item: Any, path: str, use: Use = Use.VALUE) -> str:
         name = importable_name(item)
         if name is None:
-            what = f"class {item.__qualname__}" if isinstance(item, type) else repr(item)
+            kind = "class " if isinstance(item, type) else "function "
+            what = kind + item.__qualname__ if hasattr(item, "__qualname__") else repr(item)
             raise NotRestorableError(path, f"{what} can't be found again by its name")
         if not needs_no_trust(item, Use.CALL if self._called else use):
             self.required_trust.add(name.dotted)
@@ -293,6 +334,8 @@ def _parts(kind: Kind, value: Any, path: str) -> dict[str, Any]:
 
 def _parametrized(module: nn.Module, path: str) -> list[str]:
     """Return the tensors of a module that parametrizations compute: its class is made for them."""
+    if "parametrizations" not in vars(module).get("_modules", {}):
+        return []
     if not parametrize.is_parametrized(module):
         return []
     if not takes_parametrizations(type(module).__bases__[0]):
@@ -386,9 +429,3 @@ _CONTAINERS: dict[type, str] = {
     set: "$set",
     frozenset: "$frozenset",
 }
-
-_MADE: dict[type, tuple[str, Callable[[Any], tuple[Any, ...]]]] = {
-    functools.partial: ("$partial", lambda p: (p.func, list(p.args), dict(p.keywords))),
-    slice: ("$slice", lambda s: (s.start, s.stop, s.step)),
-}
-"""Values that are made of others, and of which."""

@@ -6,14 +6,15 @@ an optimizer saved beside its model comes back with the model's own parameters.
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowyml.errors import MaterializationError, MaterializationWarning
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
@@ -22,6 +23,7 @@ from flowyml_pytorch.storing import files, structure
 from flowyml_pytorch.storing.kinds import NotRestorableError
 from flowyml_pytorch.storing.matching import check_same_keys, shapes_of
 from flowyml_pytorch.storing.rebuild import read_structure
+from flowyml_pytorch.storing.sharded import whole
 
 
 def save(value: Any, folder: Path, options: SaveOptions) -> SaveResult:
@@ -30,6 +32,23 @@ def save(value: Any, folder: Path, options: SaveOptions) -> SaveResult:
     Raises:
         MaterializationError: naming the part of it that can't be captured.
     """
+    with whole(_modules_in(value)) as gathered:
+        return _save(value, gathered, folder, options)
+
+
+def _modules_in(value: Any) -> Iterator[nn.Module]:
+    """Yield the modules in a container."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, dict):
+        yield from itertools.chain.from_iterable(map(_modules_in, value.values()))
+    elif isinstance(value, (list, tuple)):
+        yield from itertools.chain.from_iterable(map(_modules_in, value))
+
+
+def _save(
+    value: Any, gathered: Mapping[int, Tensor], folder: Path, options: SaveOptions
+) -> SaveResult:
     parts = {}
     try:
         if isinstance(value, _STATEFUL):
@@ -37,7 +56,7 @@ def save(value: Any, folder: Path, options: SaveOptions) -> SaveResult:
     except NotRestorableError:  # the object may come back all the same
         pass
     try:
-        found = structure.encode(root=value, **parts)
+        found = structure.encode(gathered, root=value, **parts)
     except (NotRestorableError, RecursionError) as error:
         reason = str(error)
         if not parts:

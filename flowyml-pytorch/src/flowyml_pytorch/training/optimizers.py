@@ -93,7 +93,7 @@ def _check_optimizer(attributes: Mapping[str, Any]) -> None:
     if not isinstance(groups, list):
         raise TypeError("param_groups of an optimizer is no list")
     for group in groups:
-        if not isinstance(group, dict) or not isinstance(group["params"], list):
+        if type(group) is not dict or not isinstance(group.get("params"), list):
             raise TypeError("a parameter group is no dict with a list of params")
         if not all(isinstance(param, Tensor) for param in group["params"]):
             raise TypeError("a parameter group holds more than tensors")

@@ -75,6 +75,10 @@ def load_into(obj: Any, state: Any, ref: str) -> None:
         MaterializationError: listing everything that doesn't fit, before anything is changed; or
             when code of the user's that takes part in loading fails.
     """
+    try:
+        state = _plain(state, "")
+    except NotRestorableError as error:
+        raise MaterializationError(f"{ref} holds a state that isn't plain: {error}") from error
     found = next((pair for kind, pair in _HOW.items() if isinstance(obj, kind)), None)
     if found is None:
         raise UnsupportedObjectError(
