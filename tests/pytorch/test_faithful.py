@@ -432,14 +432,6 @@ def test_objects_that_refer_to_each_other_do_so_again(store: Store) -> None:
     assert loaded.value[again] == 1
 
 
-def test_a_dict_that_is_one_of_torchs_own_stays_it(store: Store) -> None:
-    module = Net()
-    module.mine, module.again = module._buffers, module._parameters  # both are empty
-    loaded = reload(module, store)
-    assert loaded.mine is loaded._buffers
-    assert loaded.again is loaded._parameters
-
-
 class Delegating(nn.Module):
     """Hands on what it doesn't have, as adapters do."""
 

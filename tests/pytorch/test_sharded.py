@@ -177,7 +177,7 @@ def told(module):
              t.detach().float().tolist()) for n, t in
             (*module.named_parameters(remove_duplicate=False), *module.named_buffers())]
     parts = [(n, type(m).__name__, m.training, sorted(vars(m))) for n, m in module.named_modules()]
-    return [kept, parts, module.tags]
+    return [sorted(kept), parts, module.tags]  # FSDP 1 changes the order of parameters
 
 rank, port, place = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group(
@@ -192,14 +192,14 @@ for how in sys.argv[4:]:
     store = Store("together" if place == "together" else f"store{rank}")
     found, name = {}, how.replace(" ", "_").replace(",", "")
     try:
-        stored = store.save(HOW[how](copy.deepcopy(full)), name).stored
-        found["restore"] = stored.restore
+        asset = store.save(HOW[how](copy.deepcopy(full)), name)
+        name, found["restore"] = asset.ref, asset.stored.restore
     except Exception as error:
         found["refused"] = f"{type(error).__name__}: {error}"
     dist.barrier()
     try:
         if found.get("restore") == "exact":
-            loaded = store.load(name, trust=stored.required_trust)
+            loaded = store.load(name, trust=asset.required_trust)
             loaded = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
             if isinstance(loaded, dict):
                 loaded = MyNet(), loaded

@@ -53,7 +53,8 @@ def _number_of_numpy(value: Any) -> Any:
 
 def is_array(value: Any) -> bool:
     """Tell whether a value is a plain NumPy array without Python objects in it."""
-    return _numpy_of(value) is not None
+    numpy = _numpy_of(value)
+    return numpy is not None and isinstance(value, numpy.ndarray)
 
 
 def array_parts(value: Any) -> tuple[str, list[int], str, torch.Tensor]:

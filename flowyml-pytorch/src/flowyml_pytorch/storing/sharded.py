@@ -43,12 +43,19 @@ def whole(modules: Iterable[nn.Module]) -> Iterator[dict[int, Tensor]]:
             if fsdp and any(isinstance(part, fsdp.FullyShardedDataParallel) for part in parts):
                 summon = fsdp.FullyShardedDataParallel.summon_full_params
                 stack.enter_context(summon(module, writeback=False))
-            elif any(is_sharded(tensor) for tensor in module.parameters()):
+            elif any(_is_sharded_here(part) for part in parts):
                 state = module.state_dict(keep_vars=True)  # which also puts the shards in place
                 for tensor in state.values():
                     if isinstance(tensor, Tensor) and is_sharded(tensor):
                         gathered.setdefault(id(tensor), unsharded(tensor))
         yield gathered
+
+
+def _is_sharded_here(module: nn.Module) -> bool:
+    parameters = module._parameters.values()
+    return "_is_fsdp_managed_module" in vars(module) or any(
+        parameter is not None and is_sharded(parameter) for parameter in parameters
+    )
 
 
 def is_sharded(tensor: Tensor) -> bool:
