@@ -12,7 +12,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -182,15 +181,6 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         raise StoreError(f"The folder {folder} can't be made: {error.strerror}.") from error
     sync(folder.parent)
-
-
-@contextmanager
-def syncing(path: Path) -> Iterator[None]:
-    """Begin to write a file to the disk while something else reads it; end when both are done."""
-    with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(sync, path)
-        yield
-        done.result()
 
 
 def sync(path: Path) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from flowyml.assets import StoredFile
 from flowyml.digests import digest_of
 from flowyml.errors import IntegrityError, StoreError
-from flowyml.store.backend import Backend, syncing
+from flowyml.store.backend import Backend
 
 LARGE = 1 << 20
 """Bytes from which on writing to the disk takes longer than starting a thread for it."""
@@ -33,8 +33,7 @@ class Blobs:
         A blob of the same name is compared: one that was damaged on disk is healed.
         """
         size = staged.stat().st_size
-        with syncing(staged) if size > LARGE else nullcontext():
-            digest = digest_of(staged)
+        digest = digest_of(staged)
         staged.chmod(0o444)
         os.utime(staged)  # what is published is young, however old the file is that was copied
         if self._backend.publish(staged, blob_key(digest)):

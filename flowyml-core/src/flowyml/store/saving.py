@@ -131,6 +131,10 @@ def written(
     return result
 
 
+_AT_ONCE = 4
+"""Files that are taken in at the same time: most of that is waiting for the disk."""
+
+
 class Intake:
     """Takes a version's files in among the blobs, while its materializer writes more of them."""
 
@@ -146,7 +150,7 @@ class Intake:
         """Take in a file that is complete. A small one waits for the others: it costs nothing."""
         name, size = self._name(path), path.stat().st_size
         if size > LARGE and name not in self._taken:
-            self._pool = self._pool or ThreadPoolExecutor(1, "flowyml-intake")
+            self._pool = self._pool or ThreadPoolExecutor(_AT_ONCE, "flowyml-intake")
             self._taken[name] = self._pool.submit(self._take, path, name)
 
     def keep(self, file: StoredFile, compared: bool) -> bool:
