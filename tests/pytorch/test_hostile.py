@@ -63,6 +63,17 @@ class Descended(nn.Module):
 class Restored(nn.Module):
     def __setstate__(self, state): mark("setstate")
 class Sgd(torch.optim.SGD): pass
+class Told(nn.Module):
+    def extra_repr(self): mark("repr"); return ""
+class Flat(nn.LSTM):
+    def flatten_parameters(self): mark("flatten")
+    def __setattr__(self, name, item): mark("set", name); super().__setattr__(name, item)
+class Padded(nn.Conv2d):
+    @property
+    def padding_mode(self): mark("property"); return "zeros"
+class Grouped(torch.optim.SGD):
+    @property
+    def param_groups(self): mark("property"); return []
 class Assigned(torch.optim.SGD):
     def __setattr__(self, name, item): mark("set", name); super().__setattr__(name, item)
 """
@@ -416,6 +427,42 @@ CODE: dict[str, Any] = {
     ),
     "a method that is none": structure({"$method": [ROOT, named("victim:Net")]}, obj("victim:Net")),
     "a set of a user's objects": structure({"$set": [ROOT]}, obj("victim:Data")),
+    "a name hidden beside the number of an object": structure(
+        [
+            {"$class": "victim:Data", "x": 1},
+            {"$class": "flowyml_pytorch:DatasetRef", "x": 1},
+            {"$object": ROOT, "x": 1},
+        ],
+        obj(
+            "flowyml_pytorch:DatasetRef", "dataset_ref", target=named("victim:Data"), args=[],
+            kwargs={}, fingerprint="x", fingerprint_by="word",
+        ),
+    ),
+    "an optimizer's step that is replaced": structure(
+        ROOT, optimizer(_patch_step_function={"$object": 1}), obj("victim:Net", training=True)
+    ),
+    "what is computed when it is given up": structure(
+        ROOT,
+        {**obj(ANY, _modules=HOLDER), "parametrized": ["__del__"]},
+        obj("torch.nn.modules.container:ModuleDict", _modules={"__del__": {"$object": 2}}),
+        obj("victim:Net", training=True),
+    ),
+    "a user's LSTM": structure(ROOT, obj("victim:Flat", _flat_weights_names=[])),
+    "a user's convolution": structure(ROOT, obj("victim:Padded")),
+    "a user's groups": structure(ROOT, optimizer("victim:Grouped")),
+    "parts that are a user's dataset": structure(
+        ROOT, obj("torch.nn.modules.conv:Conv2d", _modules={"$object": 1}), obj("victim:Data")
+    ),
+    "text of a user's object, as an enum": structure({"$enum": [ROOT, "x"]}, obj("victim:Told")),
+    "text of it, as a factory": structure({"$defaultdict": [ROOT, []]}, obj("victim:Told")),
+    "text of it, as a kind of weights": structure(
+        ROOT, obj("torch:ScriptObject", "packed", packs={"$object": 1}, engine="x"),
+        obj("victim:Told"),
+    ),
+    "text of it, as a device": structure(
+        ROOT, obj("torch._C:Generator", "generator", device={"$object": 1}, state=None),
+        obj("victim:Told"),
+    ),
 }  # fmt: skip
 
 
@@ -480,6 +527,26 @@ BOUNDS: dict[str, Any] = {
     ),
     "a hash deeper than the stack": structure(
         [*tuples(100_000, 1), {"$set": [{"$same": 99_999}]}]
+    ),
+    "many keys of one hash": structure({"$set": [i * (2**61 - 1) for i in range(60_000)]}),
+    "a chain of queues": structure(
+        {
+            f"a{i}": {"$shared": [i, {"$deque": [None, [{"$same": i - 1}] if i else []]}]}
+            for i in range(50_000)
+        }
+    ),
+    "elements that are far apart": structure(
+        {"$tensor": 0}, tensors=[{"stored": 0, "strides": [1 << 32]}]
+    ),
+    "partials of partials": structure(
+        [
+            {"$shared": [0, [1] * 3000]},
+            {"$shared": [1, partial(named("torch:relu"))]},
+            *(
+                {"$shared": [i, {"$partial": [{"$same": i - 1}, {"$same": 0}, {}]}]}
+                for i in range(2, 3000)
+            ),
+        ]
     ),
     "a comparison of exponentially many": structure(
         [*frozensets(0, 50), *frozensets(100, 50), {"$set": [{"$same": 49}, {"$same": 149}]}]

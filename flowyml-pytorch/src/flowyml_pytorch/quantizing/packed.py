@@ -57,6 +57,8 @@ def _parts(packed: torch.ScriptObject) -> Mapping[str, Any]:
 def _build(cls: type, parts: dict[str, Any]) -> Any:
     if cls is not torch.ScriptObject:
         raise TypeError(f"{cls.__qualname__} is no object of torch's C++")
+    if type(parts["packs"]) is not str or type(parts["engine"]) is not str:
+        raise TypeError("packed weights are of no kind")
     packing = _PACKINGS[parts["packs"]]
     for part in parts.values():
         if isinstance(part, Tensor) and not part.is_quantized and part.layout is torch.strided:
@@ -124,9 +126,9 @@ def _check_float(tensor: Any, shape: Sequence[int], what: str) -> None:
 
 def _check_numbers(numbers: Any, count: int, least: int, what: str) -> None:
     if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
-        raise TypeError(f"weights that can't be packed: {what} {numbers!r} is no list of numbers")
+        raise TypeError(f"weights that can't be packed: {what} is no list of numbers")
     fits = len(numbers) == count and all(least <= number < _MOST for number in numbers)
-    _check(fits, f"{what} {numbers!r}")
+    _check(fits, what)
 
 
 _MOST = 1 << 15
@@ -203,7 +205,7 @@ def _convolution(dimensions: int) -> Callable[..., Any]:
             _check_numbers(numbers, dimensions, least, what)
         _check_numbers([groups], 1, 1, "groups")
         if type(transposed) is not bool:
-            raise TypeError(f"transposed {transposed!r} is neither True nor False")
+            raise TypeError("transposed is neither True nor False")
         _check_weight(weight, _AFFINE, (torch.qint8,), axis=int(transposed))
         _check(weight.dim() == dimensions + 2, f"a weight of shape {list(weight.shape)}")
         _check(weight.size(0) % groups == 0, f"{groups} groups of {weight.size(0)} channels")
@@ -256,7 +258,7 @@ def _cell(
     if is_half:
         return torch.ops.quantized.make_quantized_cell_params_fp16(w_ih, w_hh)
     if type(reduce_range) is not bool:
-        raise TypeError(f"reduce_range {reduce_range!r} is neither True nor False")
+        raise TypeError("reduce_range is neither True nor False")
     for bias, weight, what in zip((b_ih, b_hh), weights, ("b_ih", "b_hh"), strict=True):
         _check_float(bias, weight.shape[:1], what)
     make = torch.ops.quantized.make_quantized_cell_params_dynamic

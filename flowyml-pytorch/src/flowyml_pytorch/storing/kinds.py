@@ -27,6 +27,12 @@ class NotRestorableError(Exception):
         self.reason = reason
 
 
+def told(error: Exception) -> str:
+    """Return what an error says. Objects in it aren't asked for their text: it could be code."""
+    words = [word for word in error.args if type(word) in (str, int)]
+    return f"{type(error).__name__}: {', '.join(map(str, words))}".removesuffix(": ")
+
+
 @attrs.frozen
 class Kind:
     """How the objects of some classes are taken apart and put together.

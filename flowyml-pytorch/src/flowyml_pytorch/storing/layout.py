@@ -192,7 +192,10 @@ def spread(base: Tensor, strides: Sequence[Any]) -> Tensor:
     """
     if not all(type(step) is int and step >= 0 for step in strides):
         raise ValueError(f"{strides!r} are no strides")
-    memory = torch.zeros(span(base.shape, strides), dtype=base.dtype, device=base.device)
+    size = span(base.shape, strides)
+    if size * base.element_size() > _LARGEST_GAPS and size > 64 * base.numel():
+        raise ValueError("its elements are too far apart")
+    memory = torch.zeros(size, dtype=base.dtype, device=base.device)
     return memory.as_strided(base.shape, strides).copy_(base)
 
 
@@ -261,6 +264,10 @@ def span(shape: Sequence[int], stride: Sequence[int]) -> int:
     if 0 in shape:
         return 0
     return 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+
+
+_LARGEST_GAPS = 1 << 26
+"""Bytes that a tensor may reach over if most of them are none of its own."""
 
 
 def _has_gaps(tensor: Tensor) -> bool:

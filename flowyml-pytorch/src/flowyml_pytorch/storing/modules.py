@@ -89,15 +89,18 @@ def _state_of(module: nn.Module) -> Any:
         return module.state_dict()
 
 
-def _is_plain(item: Any) -> bool:
+def _is_plain(item: Any, met: set[int] | None = None) -> bool:
     """Tell whether a state dict's entry is data: tensors, numbers, text and containers."""
+    met = set() if met is None else met
     if isinstance(item, Tensor):
         plain = type(item) in (*KINDS, *UNINITIALIZED) and not item.is_nested
         return plain or is_sharded(item)
-    if type(item) in (dict, OrderedDict):
-        return all(_is_plain(part) for pair in item.items() for part in pair)
-    if type(item) in (list, tuple):
-        return all(map(_is_plain, item))
+    if type(item) in (dict, OrderedDict, list, tuple):
+        if id(item) in met:
+            return True
+        met.add(id(item))
+        parts = [*item, *item.values()] if isinstance(item, dict) else item
+        return all(_is_plain(part, met) for part in parts)
     if type(item) is int:
         return item.bit_length() <= 63
     return type(item) in _PLAIN or packed.is_packed(item)

@@ -151,7 +151,9 @@ def runs_code_on_load(cls: type) -> bool:
     """Tell whether code of a class may run while an object of it is restored or given up."""
     hooks: tuple[str, ...] = _HOOKS
     if issubclass(cls, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
-        hooks = (*hooks, "__getattr__", "__setattr__")  # torch's own code restores these
+        # torch's own code restores these, and reads what it has set
+        names = ("state", "param_groups", "defaults", "_patch_step_function", "profile_hook_step")
+        hooks = (*hooks, "__getattr__", "__setattr__", *names)
     return any(
         base not in (object, nn.Module) and not (is_safe(base) or is_built_from_parts(base))
         for hook in hooks
@@ -170,12 +172,21 @@ def takes_parametrizations(cls: type) -> bool:
     )
 
 
-def replaces_method(name: str) -> bool:
-    """Tell whether an attribute of that name would be called in place of a module's method.
+def replaces_method(name: str, value: Any) -> bool:
+    """Tell whether an attribute would be called in place of a module's method.
 
     A module's ``forward`` may be one: it is what a user calls.
     """
-    return name != "forward" and callable(getattr(nn.Module, name, None))
+    if name == "forward" or type(value) in (str, int, float, bool, type(None), list, tuple):
+        return False
+    return callable(getattr(nn.Module, name, None))
+
+
+def takes_place_in_tensor(name: str, value: Any) -> bool:
+    """Tell whether an attribute would be taken for one of a tensor's own."""
+    if name in ("_is_param", "_is_buffer"):
+        return value is not True
+    return hasattr(torch.Tensor, name)
 
 
 def has_plain_access(cls: type) -> bool:
@@ -194,7 +205,7 @@ class Resolver:
     trust: Trust
     main: str | None
     class_map: Mapping[str, type] = attrs.field(factory=dict)
-    found: dict[Name, Any] = attrs.field(factory=dict)
+    found: dict[tuple[Name, Use], Any] = attrs.field(factory=dict)
     refused: list[str] = attrs.field(factory=list)
     missing: list[str] = attrs.field(factory=list)
 
@@ -232,11 +243,11 @@ class Resolver:
         here = self._importable(name)
         mapped = self.class_map.get(name.dotted) or self.class_map.get(here.dotted)
         if mapped is not None:
-            self.found[name] = mapped
+            self.found[name, use] = mapped
             return
         if any(self.trust.allows(known) for known in self._known_as(name, here)):
             item = _imported(name, self.main) or _import(here)
-            self.found[name] = item
+            self.found[name, use] = item
             if item is None:
                 self.missing.append(here.dotted)
             return
@@ -245,7 +256,7 @@ class Resolver:
             imported = here.module == "__main__" or _module(here.module, None) is not None
             (self.missing if imported else self.refused).append(here.dotted)
         elif needs_no_trust(item, use):
-            self.found[name] = item
+            self.found[name, use] = item
         else:
             self.refused.append(here.dotted)
 

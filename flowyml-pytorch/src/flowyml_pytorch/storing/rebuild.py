@@ -10,7 +10,8 @@ import enum
 import functools
 import json
 import types
-from collections import OrderedDict, defaultdict, deque
+import weakref
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,24 +26,24 @@ from flowyml.interfaces import LoadOptions, Saved
 from flowyml_pytorch.storing.every_kind import BY_NAME
 from flowyml_pytorch.storing.forms import ARRAY_KINDS
 from flowyml_pytorch.storing.hooks import count_from
+from flowyml_pytorch.storing.kinds import told
 from flowyml_pytorch.storing.layout import bytes_of
 from flowyml_pytorch.storing.mapped import Tensors
 from flowyml_pytorch.storing.policy import (
     Name,
     Resolver,
     Use,
-    has_plain_access,
     is_built_from_parts,
     is_quantized_layer,
+    is_safe,
     replaces_method,
     runs_code_on_load,
     takes_parametrizations,
+    takes_place_in_tensor,
 )
 from flowyml_pytorch.storing.structure import BUILTINS, DEFAULTS, SCHEMA
 
 FILE = "structure.json"
-
-_NAMING = ("$name", "$class", "$object")
 
 
 def read_structure(saved: Saved) -> Mapping[str, Any]:
@@ -107,6 +108,8 @@ class Decoder:
         self._tensors = tensors
         self._objects: dict[int, Any] = {}
         self._with_attributes: set[int] = set()
+        self._arrays: set[int] = set()
+        self._deques = 0
         self._exact = "root" in keys
         self._shared: dict[int, Any] = {}
         main = saved.result.details.get("main")
@@ -117,7 +120,7 @@ class Decoder:
             self._records: Any = data["objects"]
             self._entries: Any = data["tensors"]
             resolver.resolve_all(self._names_in(*(data[key] for key in keys)))
-        self._names: Mapping[Name, Any] = resolver.found
+        self._names: Mapping[tuple[Name, Use], Any] = resolver.found
 
     def decode(self, key: str) -> Any:
         """Build one of the values.
@@ -141,7 +144,9 @@ class Decoder:
             RuntimeError,
             OverflowError,
         ) as error:
-            raise MaterializationError(f"{self._saved.ref}: {FILE} is unfit: {error!r}") from error
+            raise MaterializationError(
+                f"{self._saved.ref}: {FILE} is unfit: {told(error)}"
+            ) from error
 
     def _names_in(self, *forms: Any) -> Iterator[tuple[Name, Use]]:
         """Yield every name that some forms use, and how, in objects that they refer to as well."""
@@ -153,9 +158,13 @@ class Decoder:
                 todo += [(item, called) for item in reversed(form)]
             elif isinstance(form, dict):
                 if "$class" in form:
-                    yield Name.parse(form["$class"]), Use.CALL if called else Use.CLASS
+                    yield Name.parse(form["$class"]), Use.CLASS
+                    if called:
+                        yield Name.parse(form["$class"]), Use.CALL
                 if "$name" in form:
-                    yield Name.parse(form["$name"]), Use.CALL if called else Use.VALUE
+                    yield Name.parse(form["$name"]), Use.VALUE
+                    if called:
+                        yield Name.parse(form["$name"]), Use.CALL
                 number = form.get("$object")
                 if type(number) is int and (number, called) not in met:
                     met.add((number, called))
@@ -185,17 +194,22 @@ class Decoder:
             case "$object":
                 return self._object(payload)
             case "$name":
-                return self._names[Name.parse(payload)]
+                return self._names[Name.parse(payload), Use.VALUE]
             case "$slice":
                 return slice(*(self.value(part) for part in payload))
             case "$partial":
                 function, arguments, keywords = (self.value(part) for part in payload)
                 if type(arguments) is not list or type(keywords) is not dict:
                     raise TypeError("a partial has no list or no dict of arguments")
+                if isinstance(function, functools.partial):
+                    raise TypeError("a partial of a partial, which Python makes one")
                 return functools.partial(function, *arguments, **keywords)
             case "$numpy":
                 dtype, shape, content, *flags = payload
                 if isinstance(content, dict):
+                    if content["$tensor"] in self._arrays:
+                        raise ValueError("two arrays have the same elements")
+                    self._arrays.add(content["$tensor"])
                     content = elements_of_array(self._tensors[content["$tensor"]])
                 else:
                     content = bytes.fromhex(content)
@@ -205,7 +219,7 @@ class Decoder:
             case "$enum":
                 cls, member = self.value(payload[0]), payload[1]
                 if not isinstance(cls, enum.EnumMeta) or type(member) is not str:
-                    raise TypeError(f"{cls!r} is no enum")
+                    raise TypeError(f"an object of {type(cls).__qualname__} is no enum")
                 return cls.__members__[member]
             case "$shared":
                 number, inner = payload
@@ -215,7 +229,8 @@ class Decoder:
             case "$tuple":
                 return tuple(self.value(item) for item in payload)
             case "$frozenset":
-                return frozenset(self._key(item) for item in payload)
+                met: Counter[int] = Counter()
+                return frozenset(self._key(item, met) for item in payload)
             case _ if tag in _EMPTY:
                 return self._fill(*self._emptied(tag, payload))
         return _PLAIN[tag](payload)
@@ -241,7 +256,7 @@ class Decoder:
         if tag == "$defaultdict":
             factory = self.value(form[0])
             if factory is not None and not isinstance(factory, type):
-                raise TypeError(f"{factory!r} is no type of the values of a defaultdict")
+                raise TypeError("the values of a defaultdict are made by no class")
             return defaultdict(factory), form[1]
         if tag == "$state_dict":
             state: OrderedDict[Any, Any] = OrderedDict()
@@ -252,18 +267,35 @@ class Decoder:
         return _EMPTY[tag](), form
 
     def _fill(self, container: Any, form: Any) -> Any:
+        met: Counter[int] = Counter()
+        if isinstance(container, deque):
+            return self._fill_deque(container, form)
         if isinstance(container, (list, deque)):
             container.extend(self.value(item) for item in form)
         elif isinstance(container, set):
-            container.update(self._key(item) for item in form)
+            container.update(self._key(item, met) for item in form)
         elif isinstance(form, dict):
             container.update((key, self.value(item)) for key, item in form.items())
         else:
-            container.update((self._key(key), self.value(item)) for key, item in form)
+            container.update((self._key(key, met), self.value(item)) for key, item in form)
         return container
 
-    def _key(self, form: Any) -> Any:
-        """Return a value that is going to be hashed, which takes as long as it is large."""
+    def _fill_deque(self, container: deque[Any], form: Any) -> Any:
+        """Fill a deque that holds no other one: Python gives up a chain of them recursively."""
+        for item in form:
+            value = self.value(item)
+            if isinstance(value, deque):
+                raise TypeError("a deque holds a deque")
+            container.append(value)
+        return container
+
+    def _key(self, form: Any, met: Counter[int]) -> Any:
+        """Return a value that is going to be hashed, which takes as long as it is large.
+
+        Args:
+            form: its form.
+            met: how often each hash has occurred: equal ones are compared with each other.
+        """
         value = self.value(form)
         todo, count = [value], 0
         while todo:
@@ -273,6 +305,11 @@ class Decoder:
                 raise ValueError("a key is too large to be hashed")
             if isinstance(item, (tuple, frozenset)):
                 todo += item
+            elif isinstance(item, slice):
+                todo += [item.start, item.stop, item.step]
+        met[hash(value)] += 1
+        if met[hash(value)] > _MOST_EQUAL_HASHES:
+            raise ValueError("too many keys have one hash")
         return value
 
     def _tensor(self, number: int) -> Any:
@@ -281,7 +318,7 @@ class Decoder:
         attributes = self._entries[number].get("attributes") if self._exact else None
         if attributes is not None and number not in self._with_attributes:
             self._with_attributes.add(number)
-            if any(hasattr(torch.Tensor, key) for key in attributes):
+            if any(takes_place_in_tensor(key, item) for key, item in attributes.items()):
                 raise TypeError("an attribute takes the place of a tensor's own")
             vars(tensor).update({key: self.value(item) for key, item in attributes.items()})
         return tensor
@@ -291,7 +328,7 @@ class Decoder:
         if number in self._objects:
             return self._objects[number]
         record, built = self._records[number], None
-        cls = self._names[Name.parse(record["$class"])]
+        cls = self._names[Name.parse(record["$class"]), Use.CLASS]
         if not isinstance(cls, type):
             raise TypeError(f"{record['$class']!r} is no class")
         if "kind" in record:
@@ -310,7 +347,7 @@ class Decoder:
             _check_state(cls, state)
         if getattr(cls, "__setstate__", None) is nn.RNNBase.__setstate__:
             attributes.update(state)  # its own way loops as often as a number in the state says
-            nn.RNNBase._init_flat_weights(cast("nn.RNNBase", built))
+            attributes.update(_flat_weights(state))
         elif _sets_state(cls):
             cast("Any", cls).__setstate__(built, state)
         else:
@@ -324,6 +361,9 @@ class Decoder:
 
 _LARGEST_KEY = 10_000
 """Parts of a key or of an item of a set, at most: Python hashes them again and again."""
+
+_MOST_EQUAL_HASHES = 1_000
+"""Keys of one hash in a container, at most: their number is squared in the time that they take."""
 
 _ONLY_FROM_PARTS = (
     torch.optim.Optimizer,
@@ -341,27 +381,38 @@ def _check_number(number: Any) -> None:
 
 def _check_state(cls: type, state: Mapping[str, Any]) -> None:
     """Refuse attributes of a module by which torch's own code would call something else."""
-    for name in state:
-        if replaces_method(name):
+    for name, item in state.items():
+        if replaces_method(name, item):
             raise TypeError(f"a {cls.__qualname__} has an attribute in place of {name}()")
-    for name in _HOOKS:
+    for name in (*_HOOKS, "_parameters", "_buffers", "_modules"):
         if type(state.get(name, {})) not in (dict, OrderedDict):
             raise TypeError(f"{name} of a {cls.__qualname__} is no dict")
+    if type(state.get("_non_persistent_buffers_set", set())) is not set:
+        raise TypeError(f"the buffers of a {cls.__qualname__} are unfit")
     if issubclass(cls, nn.RNNBase):
         names = state.get("_flat_weights_names", [])
-        parameters = state.get("_parameters", {})
-        unfit = state.keys() & {"_init_flat_weights", "flatten_parameters"}
-        if unfit or type(names) is not list or type(parameters) is not dict:
+        if type(names) is not list or not all(type(name) is str for name in names):
             raise TypeError(f"a {cls.__qualname__} has unfit weights")
-        if not all(type(name) is str and name in parameters for name in names):
-            raise TypeError(f"a {cls.__qualname__} names weights that it hasn't")
+
+
+def _flat_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what torch keeps of a recurrent layer besides its weights: lists of them, in order."""
+    parameters = state.get("_parameters", {})
+    names = state.get("_flat_weights_names", [])
+    weights = [parameters.get(name, state.get(name)) for name in names]
+    if not all(weight is None or isinstance(weight, torch.Tensor) for weight in weights):
+        raise TypeError("a weight is no tensor")
+    references = [None if weight is None else weakref.ref(weight) for weight in weights]
+    return {"_flat_weights": weights, "_flat_weight_refs": references}
 
 
 def _sets_state(cls: Any) -> bool:
     """Tell whether a class is handed its state: its own code is trusted if it has any."""
     if not hasattr(cls, "__setstate__") or is_quantized_layer(cls):
         return False
-    return runs_code_on_load(cls) or not issubclass(cls, nn.Module) or has_plain_access(cls)
+    if not issubclass(cls, nn.Module):
+        return True
+    return runs_code_on_load(cls) or is_safe(cls)
 
 
 def elements_of_array(tensor: torch.Tensor) -> memoryview:
@@ -380,7 +431,7 @@ def _parts(form: dict[str, Any], called: bool) -> Iterator[tuple[Any, bool]]:
     for key, item in form.items():
         if key == "state" and kind is not None and isinstance(item, dict):
             yield from ((part, called or name in kind.calls) for name, part in item.items())
-        elif key not in _NAMING:
+        else:
             yield item, called
 
 
@@ -393,7 +444,7 @@ def _method(owner: Any, function: Any) -> types.MethodType:
         raise TypeError("a method is made of a function")
     found: Any = getattr(type(owner), function.__name__, None)
     if found is None or found is not function:
-        raise TypeError(f"{function!r} is no method of a {type(owner).__qualname__}")
+        raise TypeError(f"a {type(owner).__qualname__} has no method {function.__name__}")
     return types.MethodType(function, owner)
 
 
@@ -407,7 +458,9 @@ def _parametrize(module: Any, names: list[str]) -> None:
         raise TypeError("a parametrized module has no parametrizations")
     parametrize._inject_new_class(module)
     for name in names:
-        if name not in computed._modules:
+        if type(name) is not str or name.startswith("__"):
+            raise TypeError("a parametrized tensor has an unfit name")
+        if type(computed._modules.get(name)) is not parametrize.ParametrizationList:
             raise KeyError(name)
         if hasattr(type(module), name):
             raise TypeError(f"{name} is no tensor of a {type(module).__qualname__}")

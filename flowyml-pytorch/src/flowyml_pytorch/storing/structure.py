@@ -32,6 +32,7 @@ from flowyml_pytorch.storing.policy import (
     needs_no_trust,
     replaces_method,
     takes_parametrizations,
+    takes_place_in_tensor,
 )
 from flowyml_pytorch.storing.sharded import is_sharded, model_in, unsharded, unsharded_state
 
@@ -236,7 +237,8 @@ class _Encoder:
                 self._gathered[id(tensor)] if id(tensor) in self._gathered else unsharded(tensor)
             )
             attributes = vars(tensor) if self._exact and type(tensor) in KINDS else {}
-            own = next((name for name in attributes if hasattr(Tensor, name)), None)
+            given = attributes.items()
+            own = next((name for name, item in given if takes_place_in_tensor(name, item)), None)
             if own is not None:
                 raise NotRestorableError(path, f"an attribute in place of a tensor's own {own}")
             if attributes:
@@ -280,7 +282,9 @@ class _Encoder:
             state = unsharded_state(state)
             ordered = {key: state[key] for key in DEFAULTS if key in state} | state
             state = {key: item for key, item in ordered.items() if not _is_default(key, item)}
-            replaced = next(filter(replaces_method, state), None)
+            replaced = next(
+                (key for key, item in state.items() if replaces_method(key, item)), None
+            )
             if replaced is not None:
                 raise NotRestorableError(path, f"an attribute in place of the method {replaced}")
         else:

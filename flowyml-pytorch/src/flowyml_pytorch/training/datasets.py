@@ -169,7 +169,9 @@ def _check_arguments(value: Any, where: str) -> None:
     elif isinstance(value, dict):
         for key, item in value.items():
             if type(key) is not str:
-                raise TypeError(f"a DatasetRef takes JSON-able arguments; {where} has key {key!r}")
+                raise TypeError(
+                    f"a DatasetRef takes JSON-able arguments; {where} has other keys than text"
+                )
             _check_arguments(item, f"{where}[{key!r}]")
     elif value is not None and not isinstance(value, (bool, int, float, str, PurePath)):
         kind = type(value).__qualname__

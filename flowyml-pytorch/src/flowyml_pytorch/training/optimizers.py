@@ -84,6 +84,8 @@ def _check_optimizer(attributes: Mapping[str, Any]) -> None:
     An optimizer that wraps another one may have no groups and no state of its own.
     """
     for name, value in attributes.items():
+        if callable(getattr(Optimizer, name, None)):
+            raise TypeError(f"an optimizer has an attribute in place of {name}()")
         is_mapping = name in ("defaults", "state") or _holds_hooks(name)
         if is_mapping and not isinstance(value, dict):
             raise TypeError(f"{name} of an optimizer is no dict")
@@ -139,7 +141,7 @@ def _build_scaler(cls: type, parts: dict[str, Any]) -> Any:
     for name, fit in {**_ALWAYS, **(_ENABLED if parts["_enabled"] else {})}.items():
         value = parts[name]
         if not isinstance(value, fit) or (isinstance(value, Tensor) and value.dim()):
-            raise TypeError(f"{name} of a gradient scaler can't be {value!r}")
+            raise TypeError(f"{name} of a gradient scaler can't be a {type(value).__qualname__}")
     built: Any = object.__new__(cls)
     vars(built).update(parts)
     if parts["_enabled"]:
@@ -155,7 +157,7 @@ def _build_generator(cls: type, parts: dict[str, Any]) -> torch.Generator:
     """Make a new generator, also of one that is a device's default: that is the process's own."""
     device, state = parts["device"], parts["state"]
     if cls is not torch.Generator or not isinstance(device, torch.device):
-        raise TypeError(f"{cls.__qualname__} on {device!r} is no generator")
+        raise TypeError(f"{cls.__qualname__} on a {type(device).__qualname__} is no generator")
     if not isinstance(state, Tensor):
         raise TypeError("the state of a generator is no tensor")
     try:

@@ -199,7 +199,7 @@ def checked_added(cls: type, parts: Mapping[str, Any], known: Mapping[str, Any])
         raise TypeError("attributes has to be a dict")
     for name in others:
         if not isinstance(name, str) or not name.isidentifier() or name in known:
-            raise TypeError(f"{name!r} can't be the name of an added attribute")
+            raise TypeError(f"a {type(name).__qualname__} can't be the name of an added attribute")
         if callable(getattr(cls, name, None)):
             raise TypeError(f"{name!r} is a method of {cls.__qualname__}")
     return others

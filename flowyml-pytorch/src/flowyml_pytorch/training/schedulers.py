@@ -59,7 +59,11 @@ def _build(cls: type, parts: dict[str, Any]) -> Any:
         raise TypeError(f"the optimizer of {cls.__qualname__} is none")
     for owners, name, is_fit in _FIT:
         if issubclass(cls, owners) and not is_fit(parts[name]):
-            raise TypeError(f"{name} of {cls.__qualname__} can't be {parts[name]!r}")
+            raise TypeError(
+                f"{name} of {cls.__qualname__} can't be that {type(parts[name]).__qualname__}"
+            )
+    if any(callable(getattr(LRScheduler, name, None)) for name in parts):
+        raise TypeError(f"a {cls.__qualname__} has an attribute in place of a method")
     built: Any = object.__new__(cls)
     vars(built).update(parts)
     if issubclass(cls, MultiStepLR):

@@ -30,6 +30,14 @@ _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _SEQUENCES = (list, tuple, set)
 
 
+_DEEPEST = 12
+"""Levels of a state: torch's have few, and what is shared at each level would double the work."""
+
+
+def _below(path: str, key: Any) -> str:
+    return f"{path}[{key!r}]" if type(key) in (str, int) else f"{path}[...]"
+
+
 def state_of(obj: Any) -> dict[str, Any]:
     """Return what `load_into` takes: ``obj.state_dict()``, as data without any class of its own.
 
@@ -48,14 +56,17 @@ def state_of(obj: Any) -> dict[str, Any]:
     return plain
 
 
-def _plain(value: Any, path: str) -> Any:
+def _plain(value: Any, path: str, above: tuple[int, ...] = ()) -> Any:
     kind = type(value)
+    if len(above) > _DEEPEST:
+        raise NotRestorableError(path, "it is nested too deeply")
+    above = (*above, id(value))
     if kind in _PLAIN or kind in TENSORS:
         return value
     if kind in _DICTS:
-        return {_plain(k, path): _plain(v, f"{path}[{k!r}]") for k, v in value.items()}
+        return {_plain(k, path, above): _plain(v, _below(path, k), above) for k, v in value.items()}
     if kind in _SEQUENCES:
-        return kind(_plain(item, f"{path}[{index}]") for index, item in enumerate(value))
+        return kind(_plain(item, f"{path}[{index}]", above) for index, item in enumerate(value))
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.generic) and type(value.item()) in _PLAIN:
         return value.item()
