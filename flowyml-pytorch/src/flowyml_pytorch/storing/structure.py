@@ -210,6 +210,8 @@ class _Encoder:
             shareable.form = dict(items)
         if kind is defaultdict and not isinstance(value.default_factory, type | None):
             raise NotRestorableError(path, "a defaultdict whose values are made by no class")
+        if kind is deque and any(type(item) is deque for item in value):
+            raise NotRestorableError(path, "a deque that holds a deque")
         if kind in (defaultdict, deque):
             maker = value.default_factory if kind is defaultdict else value.maxlen
             shareable.form = {_CONTAINERS[kind]: [self.value(maker, path), items]}

@@ -162,6 +162,10 @@ def _check_target(item: Any) -> None:
         raise TypeError(f"{item.__module__}.{item.__qualname__} is no class of map-style datasets")
 
 
+def _told(key: object) -> str:
+    return repr(key) if type(key) in (int, float, bool, type(None)) else type(key).__qualname__
+
+
 def _check_arguments(value: Any, where: str) -> None:
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
@@ -170,7 +174,7 @@ def _check_arguments(value: Any, where: str) -> None:
         for key, item in value.items():
             if type(key) is not str:
                 raise TypeError(
-                    f"a DatasetRef takes JSON-able arguments; {where} has other keys than text"
+                    f"a DatasetRef takes JSON-able arguments; {where} has key {_told(key)}"
                 )
             _check_arguments(item, f"{where}[{key!r}]")
     elif value is not None and not isinstance(value, (bool, int, float, str, PurePath)):
