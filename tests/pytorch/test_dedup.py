@@ -10,6 +10,7 @@ from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from flowyml import Store
+from flowyml.store import manifest as manifests
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +157,40 @@ def test_a_damaged_file_is_not_built_upon(store: Store) -> None:
     store.verify("m@v2")
     assert torch.equal(store.load("m@v2")[1].weight, net[1].weight)
     store.verify("m@v1")  # equal blobs were healed
+
+
+def test_a_layer_more_at_any_place_is_saved_and_the_others_are_shared(store: Store) -> None:
+    for size in (20, 200):
+        layers = [nn.Linear(size, size) for _ in range(6)]
+        for place in (0, 3, 6):
+            net = nn.Sequential(*layers)
+            store.save(net, f"m{place}-{size}")
+            before = stored(store)
+            grown = nn.Sequential(*layers[:place], nn.Linear(size, size), *layers[place:])
+            for _ in range(2):
+                store.save(grown, f"m{place}-{size}")
+                back = store.load(f"m{place}-{size}")
+                assert all(map(torch.equal, back.parameters(), grown.parameters()))
+            assert stored(store) - before < grown[place].weight.nbytes + 30_000
+            shrunk = nn.Sequential(*reversed(layers[2:]))
+            store.save(shrunk, f"m{place}-{size}")
+            back = store.load(f"m{place}-{size}")
+            assert all(map(torch.equal, back.parameters(), shrunk.parameters()))
+
+
+def test_what_a_version_says_of_its_tensors_is_not_believed(store: Store) -> None:
+    net = nn.Sequential(nn.Linear(50, 50), nn.Linear(50, 50))
+    store.save(net, "m")
+    path = store.path / "assets" / "m" / "v1.json"
+    manifest = manifests.read(path.read_bytes(), "m@v1")
+    rows = manifest.details["tensors"]
+    rows[0][0], rows[2][0] = rows[2][0], rows[0][0]  # the digests of the two weights
+    path.chmod(0o644)
+    path.write_bytes(manifests.write(manifest))
+    assert store.get("m@v1").digest
+    store.save(net, "m")
+    back = store.load("m@v2")
+    assert all(map(torch.equal, back.parameters(), net.parameters()))
 
 
 def test_a_loaded_model_saved_under_another_name_shares_its_tensors(store: Store) -> None:

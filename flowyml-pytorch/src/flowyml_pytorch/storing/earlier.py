@@ -7,7 +7,6 @@ proves the file intact as well. Small ones are found by their digests, wherever 
 from __future__ import annotations
 
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from flowyml.errors import FlowymlError
 from flowyml.interfaces import Earlier
 from flowyml_pytorch.storing import archive
 from flowyml_pytorch.storing.index import Row, read_index
-from flowyml_pytorch.storing.layout import bytes_of, dtype_of, is_own, name_of
+from flowyml_pytorch.storing.layout import bytes_of, is_own, name_of
 from flowyml_pytorch.storing.mapped import elements_of
 
 _Described = tuple[str | None, tuple[int, ...], tuple[int, ...]]
@@ -44,7 +43,6 @@ class EarlierTensors:
     version: Earlier | None
     rows: list[Row]
     similar: bool
-    _kept: set[str] = attrs.field(factory=set)
     _files: dict[str, tuple[Path, archive.TensorFile] | None] = attrs.field(factory=dict)
     _by_start: dict[tuple[_Described, bytes], list[Row]] | None = None
 
@@ -53,16 +51,17 @@ class EarlierTensors:
         """Look at a version; a damaged index is as good as none."""
         try:
             rows = read_index(version.details(), version.read) if version else []
-        except ValueError:
+        except (ValueError, TypeError, KeyError):
             rows = []
         shapes = [tuple(tensor.shape) for tensor in stored if is_own(tensor)]
         similar = [row.shape for row in rows if row.dtype is not None] == shapes
         return cls(version, rows, similar)
 
     def new_name(self, stem: str) -> str:
-        """Return the path of a new file that no kept one has."""
+        """Return the path of a new file that none of the version has: any may still be kept."""
+        taken = self.version.files() if self.version else {}
         names = (f"tensors/{stem}{more}.pt" for more in _suffixes())
-        return next(name for name in names if name not in self._kept)
+        return next(name for name in names if name not in taken)
 
     def keep_large(self, number: int, tensor: Tensor) -> Row | None:
         """Keep the file of a tensor that has one of its own; None when there is no equal one.
@@ -73,7 +72,6 @@ class EarlierTensors:
         """
         for row in self._candidates(number, tensor):
             if self.version is not None and self._holds(row, tensor):
-                self._kept.add(row.file)
                 self.version.keep(row.file, compared=True)
                 return row
         return None
@@ -90,7 +88,7 @@ class EarlierTensors:
         return bytes(_elements_in(*opened)[: len(here)].tolist()) != bytes(here)
 
     def _candidates(self, number: int, tensor: Tensor) -> list[Row]:
-        described = name_of(tensor.dtype), tuple(tensor.shape), tuple(tensor.stride())
+        described = _described_tensor(tensor)
         same = self.rows[number : number + 1]
         found = [row for row in same if row.offset is None and _described(row) == described]
         if self.similar or not self.rows:
@@ -136,32 +134,44 @@ class EarlierTensors:
             and frame_of(path, file) == row.digest
         )
 
-    def keep_small(self, digests: Sequence[str], pack: int) -> dict[str, Row]:
+    def keep_small(self, tensors: Mapping[str, Tensor], pack: int) -> dict[str, Row]:
         """Keep the files in which small tensors lie together, and return where by digest.
 
         A file is worth it as long as half of it is needed; and there are never many of them.
 
         Args:
-            digests: of the tensors that are looked for.
+            tensors: those that are looked for, on the CPU, by digest.
             pack: bytes of a file of new ones, at most.
         """
         if self.version is None:
             return {}
-        wanted = set(digests)
-        rows = [row for row in self.rows if row.offset is not None and row.digest in wanted]
-        found: Mapping[str, Row] = {row.digest: row for row in rows}
+        found = {
+            row.digest: row
+            for row in self.rows
+            if row.digest in tensors and self._has_among_others(row, tensors[row.digest])
+        }
         sizes = self.version.files()
         needed: dict[str, int] = defaultdict(int)
         for row in found.values():
-            needed[row.file] += math.prod(row.shape) * dtype_of(row.dtype).itemsize
+            needed[row.file] += tensors[row.digest].nbytes
         many = len(needed) > 8 + 2 * sum(needed.values()) // pack
         kept = {
             name
             for name, size in needed.items()
             if not many and 2 * size >= sizes.get(name, 0) and self.version.keep(name)
         }
-        self._kept |= kept
         return {digest: row for digest, row in found.items() if row.file in kept}
+
+    def _has_among_others(self, row: Row, tensor: Tensor) -> bool:
+        """Tell whether a file with small tensors holds one where its row says so, bit for bit.
+
+        The digest in the row is only a hint: a version may have come from a stranger.
+        """
+        opened = self._opened(row) if row.offset is not None else None
+        if opened is None or row.offset is None or _described(row) != _described_tensor(tensor):
+            return False
+        there, here = _elements_in(*opened), _elements(tensor)
+        return torch.equal(there[row.offset : row.offset + here.numel()], here)
 
 
 def frame_of(path: Path, file: archive.TensorFile) -> str:
@@ -174,6 +184,10 @@ def frame_of(path: Path, file: archive.TensorFile) -> str:
 
 def _described(row: Row) -> _Described:
     return row.dtype, row.shape, row.stride
+
+
+def _described_tensor(tensor: Tensor) -> _Described:
+    return name_of(tensor.dtype), tuple(tensor.shape), tuple(tensor.stride())
 
 
 def _elements(tensor: Tensor) -> Tensor:

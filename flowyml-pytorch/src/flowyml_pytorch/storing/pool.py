@@ -68,7 +68,9 @@ def write(layout: Layout, folder: Path, options: SaveOptions) -> Written:
     for number in sorted(large, key=lambda number: not earlier.differs(number, stored[number])):
         rows[number] = _alone(number, stored[number], earlier, folder, options)
     digests = {number: _digest(stored[number]) for number in small}
-    known = earlier.keep_small([*digests.values()], _PACK)
+    known = earlier.keep_small(
+        {digest: _on_cpu(stored[number]) for number, digest in digests.items()}, _PACK
+    )
     todo = {digest: number for number, digest in reversed(digests.items()) if digest not in known}
     packed: dict[tuple[bool, bool], dict[str, Tensor]] = defaultdict(dict)
     for digest, number in reversed(todo.items()):

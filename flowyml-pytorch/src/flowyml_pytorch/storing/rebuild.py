@@ -109,7 +109,6 @@ class Decoder:
         self._objects: dict[int, Any] = {}
         self._with_attributes: set[int] = set()
         self._arrays: set[int] = set()
-        self._deques = 0
         self._exact = "root" in keys
         self._shared: dict[int, Any] = {}
         main = saved.result.details.get("main")
@@ -270,7 +269,7 @@ class Decoder:
         met: Counter[int] = Counter()
         if isinstance(container, deque):
             return self._fill_deque(container, form)
-        if isinstance(container, (list, deque)):
+        if isinstance(container, list):
             container.extend(self.value(item) for item in form)
         elif isinstance(container, set):
             container.update(self._key(item, met) for item in form)

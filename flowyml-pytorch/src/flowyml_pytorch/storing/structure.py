@@ -224,7 +224,9 @@ class _Encoder:
                 for key, item in value.items()
             ]
         if kind in (set, frozenset):  # sets have no order; one set, one text
-            value = sorted(value, key=lambda item: repr(_plain(_Encoder().value(item, path))))
+            value = sorted(
+                value, key=lambda item: repr(_plain(_Encoder(self._gathered).value(item, path)))
+            )
         return [self.value(item, f"{path}[{index}]") for index, item in enumerate(value)]
 
     def _tensor(self, tensor: Tensor, path: str) -> int:

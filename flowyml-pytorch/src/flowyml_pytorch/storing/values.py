@@ -63,7 +63,7 @@ def _save(
             raise MaterializationError(
                 f"A {type_name(value)} can't be saved because of {reason}."
             ) from error
-        return _save_state(value, parts, folder, options, reason)
+        return _save_state(value, parts, gathered, folder, options, reason)
     return files.write(found, folder, options)
 
 
@@ -85,12 +85,13 @@ def _state_of(value: Any) -> Any:
 def _save_state(
     value: Any,
     parts: Mapping[str, Any],
+    gathered: Mapping[int, Tensor],
     folder: Path,
     options: SaveOptions,
     reason: str,
 ) -> SaveResult:
     try:
-        found = structure.encode(**parts)
+        found = structure.encode(gathered, **parts)
     except (NotRestorableError, RecursionError) as error:
         raise MaterializationError(
             f"A {type_name(value)} can't be saved because of {error}."
