@@ -238,6 +238,15 @@ def test_a_detection_that_raises_counts_as_no(toy: Any) -> None:
         assert Model.create(toy([1.0])).framework == "toy"
 
 
+def test_detection_is_not_asked_before_a_framework_is_imported(toy: Any) -> None:
+    class Absent(Failing):
+        framework = "absent"
+        modules = ("a_framework_that_nobody_imported", "nor_this")
+
+    register(Absent())
+    assert Model.create(toy([1.0])).framework == "toy"  # and no warning
+
+
 def test_two_claims_on_one_object_name_both_and_the_way_out(toy: Any) -> None:
     register(Greedy())
     with pytest.raises(AmbiguousFrameworkError, match="'toy' of .* and 'greedy' of .*framework="):

@@ -15,6 +15,7 @@ import builtins
 import functools
 import importlib
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -169,7 +170,12 @@ def provider(item: Extractor | Materializer) -> AdapterInfo:
 
 
 def _detecting(items: Iterable[_Detecting], obj: object) -> builtins.list[_Detecting]:
-    return [item for item in items if detects(item, obj)]
+    imported = sys.modules
+    return [
+        item
+        for item in items
+        if (not item.modules or not imported.keys().isdisjoint(item.modules)) and detects(item, obj)
+    ]
 
 
 def detects(item: Extractor | Materializer, obj: object) -> bool:

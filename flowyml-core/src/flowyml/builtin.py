@@ -53,6 +53,7 @@ class JsonMaterializer(Materializer):
 class NumpyMaterializer(Materializer):
     """NumPy arrays and scalars, as ``.npy`` files. Arrays of Python objects are not handled."""
 
+    modules = ("numpy",)
     key = "core.numpy"
     formats = ("npy",)
     accepts = frozenset()

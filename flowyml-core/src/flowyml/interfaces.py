@@ -1,8 +1,9 @@
 """What an adapter implements.
 
 Base classes with defaults: a method that a later core adds doesn't break an older adapter, and
-options travel in value objects so that they can grow. `detect` has to answer without importing
-the framework: whoever holds such an object has imported it, so ``sys.modules.get(...)`` is enough.
+options travel in value objects so that they can grow: a new field comes last and has a default.
+`detect` has to answer without importing the framework: whoever holds such an object has imported
+it, so ``sys.modules.get(...)`` is enough.
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from flowyml.trust import Trust
+
+API_VERSION = 1
+"""Version of these interfaces and of the hooks: one more whenever something is added to them.
+
+An adapter's plugin names the one that it was written for: ``api_version = 1``.
+"""
+
+OLDEST_API_VERSION = 1
+"""The oldest version that an adapter may have been written for."""
 
 
 @attrs.frozen
@@ -39,8 +49,27 @@ class Layer:
     children: tuple[Layer, ...] = ()
 
 
-class Extractor(ABC):
-    """Describes the models of one framework.
+class Recognizer(ABC):
+    """Knows the objects of one framework when it sees them.
+
+    Attributes:
+        modules: top-level modules of the framework, as in ``("torch",)``: as long as none of them
+            is imported there can be no such object, and `detect` isn't called. Loading the
+            adapter must not import them. Empty when objects need no framework.
+    """
+
+    modules: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def detect(self, obj: object) -> bool:
+        """Tell whether the object is meant, without importing the framework or changing it.
+
+        Any object may come, so ask for its type before anything else of it.
+        """
+
+
+class Extractor(Recognizer):
+    """Describes the models of one framework; `detect` tells what is a model.
 
     Attributes:
         framework: the key, as in ``Model.from_<framework>``; the same as the entry point's name.
@@ -54,10 +83,6 @@ class Extractor(ABC):
     accepts: ClassVar[str] = "a model of the framework"
     options: ClassVar[frozenset[str]] = frozenset()
     optional: ClassVar[frozenset[str]] = frozenset()
-
-    @abstractmethod
-    def detect(self, obj: object) -> bool:
-        """Tell whether the object is a model of this framework, without importing it."""
 
     @abstractmethod
     def extract(self, obj: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -192,8 +217,8 @@ class LoadOptions:
         return self.into is not None or bool(self.trust.patterns or self.class_map)
 
 
-class Materializer(ABC):
-    """Turns objects of some types into files and back.
+class Materializer(Recognizer):
+    """Turns objects of some types into files and back; `detect` tells which objects.
 
     Attributes:
         key: ``"<adapter>.<what>"``, as in ``"pytorch.module"``: recorded in every manifest, so
@@ -209,10 +234,6 @@ class Materializer(ABC):
     types: ClassVar[tuple[str, ...]] = ()
     conversions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     accepts: ClassVar[frozenset[str]] = frozenset({"into", "device"})
-
-    @abstractmethod
-    def detect(self, obj: object) -> bool:
-        """Tell whether it handles the object, without importing the framework."""
 
     def can_save(self, obj: Any, format: str, described_with: Mapping[str, Any]) -> bool:
         """Tell whether a format is possible where it is preferred, rather than asked for.

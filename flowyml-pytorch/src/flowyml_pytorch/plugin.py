@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import torch
 
 
+api_version = 1
+"""Version of flowyml.interfaces that this adapter is written for."""
+
 OBSERVED = (
     "flops",
     "activation_bytes",
@@ -110,6 +113,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 class ModuleExtractor(Extractor):
     """Describes a ``torch.nn.Module``."""
 
+    modules = ("torch",)
     framework = "pytorch"
     accepts = "a torch.nn.Module"
     options = frozenset({"example_inputs"})
@@ -147,6 +151,7 @@ class ModuleExtractor(Extractor):
 class ModuleMaterializer(Materializer):
     """Saves a ``torch.nn.Module``: structure and state dict, or in other formats its weights."""
 
+    modules = ("torch",)
     key = "pytorch.module"
     formats = ("module", "state_dict", "safetensors", "exported")
     types = ("torch.nn.Module",)
@@ -183,6 +188,7 @@ class ModuleMaterializer(Materializer):
 class ProgramMaterializer(Materializer):
     """Saves what ``torch.export`` made of a module."""
 
+    modules = ("torch",)
     key = "pytorch.program"
     formats = ("exported",)
     types = ("torch.export.ExportedProgram",)
@@ -207,6 +213,7 @@ class ProgramMaterializer(Materializer):
 class ValueMaterializer(Materializer):
     """Saves tensors, optimizers, schedulers, loaders and the like, and containers with them."""
 
+    modules = ("torch",)
     key = "pytorch.value"
     formats = ("torch",)
     types = (
