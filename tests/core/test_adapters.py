@@ -1,4 +1,3 @@
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,7 +5,7 @@ from typing import Any
 import pytest
 
 import flowyml
-from flowyml import Model, Store, adapters
+from flowyml import Model, Store, __version__, adapters, interfaces
 from flowyml.errors import (
     AdapterError,
     AdapterNotFoundError,
@@ -28,6 +27,18 @@ def make_distribution(folder: Path, name: str, source: str, dist: str | None = N
     (info / "entry_points.txt").write_text(f"[flowyml.adapters]\n{name} = {module}\n")
 
 
+GOOD = """
+import flowyml
+from flowyml.interfaces import Extractor
+class Odd(Extractor):
+    framework = "odd"
+    accepts = "a complex"
+    def detect(self, obj): return type(obj) is complex
+    def extract(self, obj, options): return {"parameters": 2}
+@flowyml.hookimpl
+def flowyml_register_extractors(): return [Odd()]
+"""
+
 ATTEMPT = """
 import warnings
 import flowyml
@@ -35,6 +46,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(2):
         print(flowyml.Store("store").save([1, 2], "numbers").ref)
+        print(flowyml.Model.from_good(1j).parameters, "parameters")
         try:
             flowyml.Model.from_odd(object())
         except flowyml.errors.AdapterNotFoundError as error:
@@ -43,37 +55,190 @@ print(len(caught), "WARNING", caught[0].category.__name__, caught[0].message)
 print({info.name: info.state for info in flowyml.adapters.list()})
 """
 
+HOOK = "import flowyml\n@flowyml.hookimpl\ndef "
+EXTRACTORS = f"{HOOK}flowyml_register_extractors(): return "
+MATERIALIZERS = """
+import flowyml
+from flowyml.interfaces import Materializer
+class Unfit(Materializer):
+    key = "odd.model"
+    formats = ("odd",)
+    def detect(self, obj): return False
+    def save(self, obj, folder, options): ...
+    def load(self, saved, options): ...
+    {line}
+@flowyml.hookimpl
+def flowyml_register_materializers(): return [Unfit()]
+"""
+NEWER = interfaces.API_VERSION + 1
 
-@pytest.mark.parametrize(
-    ("source", "cause"),
-    [
-        ("raise RuntimeError('broken at import')", "RuntimeError: broken at import"),
-        ("import does_not_exist", "ModuleNotFoundError"),
-        ("raise SystemExit(3)", "SystemExit: 3"),
-        ("def f(): f()\nf()", "RecursionError"),
-        (
-            "import flowyml\n@flowyml.hookimpl\ndef flowyml_register_extractor(): ...",
-            "unknown hook",
-        ),
-        ("def flowyml_register_extractors(): return []", "lacks the @flowyml.hookimpl mark"),
-        (
-            "import flowyml\n@flowyml.hookimpl\ndef flowyml_register_extractors(): return [1]",
-            "returned a int; needed is an instance of flowyml.interfaces.Extractor",
-        ),
-        ("import flowyml\n@flowyml.hookimpl\ndef flowyml_register_extractors(): 1/0", "ZeroDiv"),
-    ],
-)
+BROKEN = {
+    "raises": ("raise RuntimeError('broken at import')", "RuntimeError: broken at import"),
+    "raises without words": ("raise LookupError", "LookupError"),
+    "lacks a dependency": ("import does_not_exist", "ModuleNotFoundError"),
+    "exits": ("raise SystemExit(3)", "SystemExit: 3"),
+    "exits by sys.exit": ("import sys; sys.exit('no licence')", "SystemExit: no licence"),
+    "interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "recurses": ("def f(): f()\nf()", "RecursionError"),
+    "is no Python": ("def", "SyntaxError"),
+    "sleeps": ("import time; time.sleep(3600)", "TimeoutError: loading it takes longer than 1 s"),
+    "waits": ("import threading; threading.Event().wait()", "FLOWYML_ADAPTER_TIMEOUT"),
+    "never ends": ("while True: pass", "TimeoutError: loading it takes longer than 1 s"),
+    "hangs in a hook": (
+        f"{HOOK}flowyml_register_extractors():\n  while True: pass",
+        "TimeoutError",
+    ),
+    "misspells a hook": (f"{HOOK}flowyml_register_extractor(): ...", "unknown hook"),
+    "forgets the mark": (
+        "def flowyml_register_extractors(): return []",
+        "lacks the @flowyml.hookimpl mark",
+    ),
+    "raises in a hook": (f"{EXTRACTORS}1/0", "ZeroDivisionError"),
+    "returns None": (f"{EXTRACTORS}[None]", "returned a NoneType; needed is an instance of"),
+    "returns no list": (f"{EXTRACTORS}5", "returned a int; needed is a list of instances of"),
+    "returns a number": (
+        f"{EXTRACTORS}[1]",
+        "flowyml_register_extractors returned a int; needed is an instance of "
+        "flowyml.interfaces.Extractor",
+    ),
+    "returns the class": (GOOD.replace("[Odd()]", "[Odd]"), "return an instance of it: Odd()"),
+    "returns one alone": (GOOD.replace("[Odd()]", "Odd()"), "needed is a list of instances of"),
+    "lacks a method": (GOOD.replace("def extract", "def extracts"), "abstract"),
+    "lacks the framework": (GOOD.replace('framework = "odd"', ""), "Odd.framework is None"),
+    "has an unfit framework": (
+        GOOD.replace('framework = "odd"', 'framework = "odd-one"'),
+        "has the framework 'odd-one', which can't stand in Model.from_<framework>",
+    ),
+    "has an unfit key": (
+        MATERIALIZERS.format(line="key = 'odd'"),
+        "has the key 'odd'; needed is '<adapter>.<what>'",
+    ),
+    "forgets a comma": (
+        MATERIALIZERS.format(line="formats = ('odd')"),
+        "Unfit.formats is 'odd'; needed are several strings",
+    ),
+    "has no formats": (MATERIALIZERS.format(line="formats = ()"), "has no formats"),
+    "has modules that are none": (
+        MATERIALIZERS.format(line="modules = (1,)"),
+        "Unfit.modules is (1,); needed are several strings",
+    ),
+    "claims a key of the core": (
+        MATERIALIZERS.format(line="key = 'core.json'"),
+        "both claim the materializer 'core.json'",
+    ),
+    "claims a name of the core": (
+        MATERIALIZERS.format(line="key = 'core.more'"),
+        "both claim what goes by the name 'core'",
+    ),
+    "claims another's framework": (
+        GOOD.replace('"odd"', '"good"'),
+        "the adapters 'good' (good 1.2) and 'odd' (odd-dist 1.2) both claim",
+    ),
+    "needs a newer core": (
+        f"api_version = {NEWER}",
+        f"written for version {NEWER} of flowyml's interfaces, and flowyml-core {__version__} has "
+        f"version {interfaces.API_VERSION}; upgrade flowyml-core",
+    ),
+    "has a version that is none": ("api_version = '1'", "its api_version is '1'"),
+    "uses what the core lacks": (
+        "from flowyml.interfaces import Telepathy",
+        f"it may be written for another flowyml-core than {__version__}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "cause"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_adapter_harms_nobody_else(
     source: str, cause: str, run_python: Callable[..., str], tmp_path: Path
 ) -> None:
     make_distribution(tmp_path, "odd", source, dist="odd-dist")
-    printed = run_python(ATTEMPT, PYTHONPATH=str(tmp_path))
-    assert "numbers@v1" in printed
-    assert "numbers@v2" in printed
+    good = GOOD.replace("odd", "good").replace("complex", "complex number")
+    make_distribution(tmp_path, "good", good.replace("is complex number", "is complex"))
+    printed = run_python(ATTEMPT, PYTHONPATH=str(tmp_path), FLOWYML_ADAPTER_TIMEOUT="1")
+    assert "numbers@v1\n2 parameters" in printed
+    assert "numbers@v2\n2 parameters" in printed
     assert "1 WARNING AdapterWarning The adapter 'odd' (odd-dist 1.2) is left out" in printed
-    assert printed.count(f"{cause}") >= 3, printed  # the warning, and both errors
+    assert printed.count(cause) >= 3, printed  # the warning, and both errors
     assert "CAUSE None" not in printed
-    assert "'odd': 'broken'" in printed
+    assert "'good': 'loaded', 'odd': 'broken'" in printed
+
+
+def test_an_adapter_that_prints_works_and_its_author_is_told(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    noise = """
+import sys
+print("Welcome!")
+sys.stdout.buffer.write(b"And more.\\n")
+"""
+    make_distribution(tmp_path, "odd", noise + GOOD)
+    code = """
+import flowyml, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    print(flowyml.Model.from_odd(1j).parameters)
+    print(flowyml.Model.create(1j).framework)
+print(len(caught), caught[0].message)
+"""
+    assert run_python(code, PYTHONPATH=str(tmp_path)).splitlines() == [
+        "2",
+        "odd",
+        "1 The adapter 'odd' (odd 1.2) works, but it prints when it is loaded: "
+        "'Welcome!\\nAnd more.'.",
+    ]
+
+
+def test_an_adapter_that_imports_its_framework_works_and_its_author_is_told(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "heavy.py").write_text("")
+    declared = GOOD.replace('framework = "odd"', 'framework = "odd"; modules = ("heavy",)')
+    make_distribution(tmp_path, "odd", "import heavy\n" + declared)
+    code = """
+import flowyml, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {first}flowyml.Model.from_odd(1j)
+print([str(item.message) for item in caught])
+"""
+    printed = run_python(code.format(first=""), PYTHONPATH=str(tmp_path))
+    assert "'odd' (odd 1.2) works, but it imports heavy when it is loaded" in printed
+    printed = run_python(code.format(first="import heavy; "), PYTHONPATH=str(tmp_path))
+    assert printed.strip() == "[]"  # who has the framework waits for nothing
+
+
+def test_an_adapter_may_use_flowyml_while_it_is_loaded(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    early = """
+import flowyml
+print("JSON" if flowyml.adapters.materializer("core.json") else "")
+flowyml.adapters.load()
+"""
+    make_distribution(tmp_path, "odd", early + GOOD)
+    code = "import flowyml; print([i.state for i in flowyml.adapters.load()])"
+    printed = run_python(code, PYTHONPATH=str(tmp_path), FLOWYML_ADAPTER_TIMEOUT="20")
+    assert "'loaded', 'loaded'" in printed
+    assert "'JSON'" in printed
+
+
+def test_an_adapter_in_a_package_that_uses_it_while_it_is_imported(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", "import project\n" + GOOD)
+    (tmp_path / "project.py").write_text(
+        "import flowyml\nmodel = flowyml.Model.from_odd(1j)\nprint(model.parameters)"
+    )
+    printed = run_python("import project", PYTHONPATH=str(tmp_path), FLOWYML_ADAPTER_TIMEOUT="20")
+    assert printed.strip() == "2"
+
+
+def test_an_unfit_time_limit_is_told_of(run_python: Callable[..., str], tmp_path: Path) -> None:
+    make_distribution(tmp_path, "odd", GOOD)
+    code = "import flowyml; print(flowyml.Model.from_odd(1j).parameters)"
+    printed = run_python(code, PYTHONPATH=str(tmp_path), FLOWYML_ADAPTER_TIMEOUT="soon")
+    assert printed.startswith("2")
+    assert "FLOWYML_ADAPTER_TIMEOUT is 'soon'; needed is a number of seconds" in printed
 
 
 def test_strictness_raises_where_a_broken_adapter_is_left_out(
@@ -115,8 +280,8 @@ def test_an_installed_adapter_is_found_loaded_when_needed_and_listed(
     run_python: Callable[..., str], tmp_path: Path
 ) -> None:
     source = """
-print("LOADED")
-import flowyml
+import flowyml, sys
+print("LOADED", file=sys.stderr)
 from flowyml.interfaces import Extractor
 class Odd(Extractor):
     framework = "odd"
@@ -134,29 +299,38 @@ print("from_odd" in dir(flowyml.Model))
 print(flowyml.Model.from_odd(5, "five").parameters, flowyml.Model.create(6).framework)
 """
     lines = run_python(code, PYTHONPATH=str(tmp_path)).splitlines()
-    assert lines == ["('odd', '1.2', 'known')", "True", "LOADED", "5 odd"]
+    assert lines == ["('odd', '1.2', 'known')", "True", "5 odd", "LOADED"]
 
 
-def test_two_adapters_with_one_key_are_named(
-    run_python: Callable[..., str], tmp_path: Path
+@pytest.mark.parametrize("first", ["odd", "other"])
+def test_a_framework_belongs_to_the_adapter_of_its_name_whichever_is_loaded_first(
+    first: str, run_python: Callable[..., str], tmp_path: Path
 ) -> None:
-    source = """
+    make_distribution(tmp_path, "odd", GOOD)
+    make_distribution(tmp_path, "other", GOOD, dist="other-dist")
+    code = f"""
 import flowyml
-from flowyml.interfaces import Extractor
-class Odd(Extractor):
-    framework = "odd"
-    def detect(self, obj): return False
-    def extract(self, obj, options): return {}
-@flowyml.hookimpl
-def flowyml_register_extractors(): return [Odd()]
+try:
+    print(flowyml.Model.from_{first}(1j).framework)
+except flowyml.errors.AdapterNotFoundError:
+    print("not found")
+print({{i.name: i.state for i in flowyml.adapters.load()}})
 """
-    make_distribution(tmp_path, "odd", source)
-    make_distribution(tmp_path, "other", source, dist="other-dist")
-    code = "import flowyml; print({i.name: i.state for i in flowyml.adapters.load()})"
     printed = run_python(code, PYTHONPATH=str(tmp_path))
-    assert "'odd' (odd 1.2) and 'other' (other-dist 1.2) both claim the framework 'odd'" in printed
+    assert "'odd' (odd 1.2) and 'other' (other-dist 1.2) both claim" in printed
     assert "'odd': 'loaded'" in printed
     assert "'other': 'broken'" in printed
+
+
+def test_two_distributions_with_one_name_are_named(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", GOOD, dist="one")
+    make_distribution(tmp_path, "odd", GOOD, dist="two")
+    code = "import flowyml; print([i.state for i in flowyml.adapters.load() if i.name == 'odd'])"
+    printed = run_python(code, PYTHONPATH=str(tmp_path))
+    assert "'odd' (one 1.2) and 'odd' (two 1.2) both claim the framework 'odd'" in printed
+    assert "['loaded', 'broken']" in printed
 
 
 def test_an_adapter_that_is_not_installed_is_said_so() -> None:
@@ -268,21 +442,45 @@ def test_an_unrecognised_object_is_said_so(toy: Any) -> None:
     assert isinstance(caught.value, TypeError)
 
 
-def test_threads_load_an_adapter_once(toy: Any) -> None:
-    barrier = threading.Barrier(8)
-    states: list[Any] = []
+def test_threads_load_an_adapter_once(run_python: Callable[..., str], tmp_path: Path) -> None:
+    count = "import sys\nprint('LOADED', file=sys.stderr)\nimport time; time.sleep(0.2)\n"
+    calls = GOOD.replace("(): return", "(): print('CALLED', file=sys.stderr); return")
+    make_distribution(tmp_path, "odd", count + calls)
+    code = """
+import threading, flowyml
+barrier = threading.Barrier(8)
+states = []
+def load(number):
+    barrier.wait()
+    if number % 2:
+        states.append(flowyml.Model.from_odd(1j).framework)
+    else:
+        states.append(flowyml.Model.create(1j).framework)
+threads = [threading.Thread(target=load, args=(number,)) for number in range(8)]
+for thread in threads: thread.start()
+print("meanwhile")
+for thread in threads: thread.join()
+print(states == ["odd"] * 8)
+"""
+    printed = run_python(code, PYTHONPATH=str(tmp_path))
+    assert printed.startswith("meanwhile\nTrue\n")
+    assert printed.count("LOADED") == printed.count("CALLED") == 1
 
-    def load() -> None:
-        barrier.wait()
-        states.append([info.state for info in adapters.load()])
 
-    threads = [threading.Thread(target=load) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(states) == 8
-    assert {state for each in states for state in each} == {"loaded"}
+def test_an_interrupt_of_the_user_breaks_no_adapter(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", "import time; time.sleep(1)\n" + GOOD)
+    code = """
+import _thread, threading, flowyml
+threading.Timer(0.3, _thread.interrupt_main).start()
+try:
+    flowyml.Model.from_odd
+except KeyboardInterrupt:
+    print("interrupted")
+print(flowyml.Model.from_odd(1j).parameters)
+"""
+    assert run_python(code, PYTHONPATH=str(tmp_path)).splitlines() == ["interrupted", "2"]
 
 
 def test_loading_without_the_adapter_that_saved(store: Store, toy: Any, monkeypatch: Any) -> None:

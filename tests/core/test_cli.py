@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +26,96 @@ def filled(store: Store, toy: Any) -> Store:
 
 def test_adapters(capsys: Captured) -> None:
     assert main(["adapters"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["name", "state", "distribution", "plugin"]
-    assert lines[1].split() == ["core", "known", "flowyml-core", __version__, "flowyml.builtin"]
+    titles, core, *_ = capsys.readouterr().out.splitlines()
+    assert titles.split() == ["name", "state", "distribution", "frameworks", "formats", "types"]
+    assert core.split() == ["core", "known", "flowyml-core", __version__, "-", "?", "?"]
+    assert main(["adapters", "--load"]) == 0
+    loaded = capsys.readouterr().out.splitlines()[1]
+    assert "json, npy" in loaded
+    assert "None, bool, int and 7 more" in loaded
+
+
+def test_adapters_for_programs(capsys: Captured) -> None:
+    assert main(["adapters", "--json"]) == 0
+    core = json.loads(capsys.readouterr().out)[0]
+    assert core["state"] == "known"
+    assert core["formats"] is core["types"] is core["error"] is None
     assert main(["adapters", "--json", "--load"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["state"] == "loaded"
+    core = json.loads(capsys.readouterr().out)[0]
+    assert core["state"] == "loaded"
+    assert core["formats"] == ["json", "npy"]
+    assert core["distribution"] == "flowyml-core"
+    assert core["frameworks"] == []
+
+
+NOISY = """
+import os, sys
+print("noise")
+os.write(1, b"noise past Python\\n")
+os.system("echo noise of a child")
+sys.__stdout__.write("noise of another kind\\n")
+"""
+
+
+def make_adapter(folder: Path, name: str, source: str) -> None:
+    (folder / f"{name}_plugin.py").write_text(source)
+    info = folder / f"{name}-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(f"[flowyml.adapters]\n{name} = {name}_plugin\n")
+
+
+def adapters_of(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flowyml", "adapters", *options],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder), "FLOWYML_ADAPTER_TIMEOUT": "1"},
+        check=False,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_adapters_tells_what_is_wrong_with_each(tmp_path: Path) -> None:
+    make_adapter(tmp_path, "failing", "def fail():\n    raise RuntimeError('no')\nfail()")
+    make_adapter(tmp_path, "hanging", "import time; time.sleep(3600)")
+    make_adapter(tmp_path, "noisy", NOISY)
+    states = {"failing": "broken", "hanging": "broken", "noisy": "loaded"}
+
+    listed = adapters_of(tmp_path)
+    assert listed.returncode == 0
+    assert listed.stderr == ""
+    for name in states:
+        assert re.search(rf"^{name} +known +{name} 1\.2 +{name} +\? +\?$", listed.stdout, re.M)
+    assert "flowyml adapters --load" in listed.stdout
+
+    loaded = adapters_of(tmp_path, "--load", "--verbose")
+    assert loaded.returncode == 0
+    for name, state in states.items():
+        assert re.search(rf"^{name} +{state} +{name} 1\.2 ", loaded.stdout, re.M)
+    assert "\n'failing' (failing 1.2) is broken: RuntimeError: no\nTraceback" in loaded.stdout
+    assert "failing_plugin.py" in loaded.stdout
+    assert "'hanging' (hanging 1.2) is broken: TimeoutError: loading it takes" in loaded.stdout
+    assert "'noisy' (noisy 1.2) works, but it prints when it is loaded: 'noise'" in loaded.stdout
+    assert loaded.stderr.count("flowyml: The adapter 'failing' (failing 1.2) is left out") == 1
+    assert "past Python" in loaded.stderr
+
+    brief = adapters_of(tmp_path, "--load")
+    assert "is broken: RuntimeError: no" in brief.stdout
+    assert "Traceback" not in brief.stdout
+
+
+def test_adapters_for_programs_whatever_adapters_print(tmp_path: Path) -> None:
+    make_adapter(tmp_path, "failing", "raise RuntimeError('no')")
+    make_adapter(tmp_path, "noisy", NOISY)
+    found = json.loads(adapters_of(tmp_path, "--load", "--json", "--verbose").stdout)
+    adapters = {adapter["name"]: adapter for adapter in found}
+    assert adapters["failing"]["state"] == "broken"
+    assert adapters["failing"]["error"] == "RuntimeError: no"
+    assert "failing_plugin.py" in adapters["failing"]["traceback"]
+    assert adapters["noisy"]["traceback"] is None
+    assert len(adapters["noisy"]["notes"]) == 1
 
 
 def test_list_show_runs_verify(filled: Store, capsys: Captured) -> None:

@@ -86,17 +86,17 @@ def materializer(key: str) -> Materializer:
         AdapterNotFoundError: when there is none, or its adapter is broken; that error is chained.
     """
     name = key.partition(".")[0]
-    _registry.load(name)
-    for item in _registry.materializers():
-        if item.key == key:
-            return item
+    for attempt in (name, None):  # an adapter that was registered by hand may have any name
+        _registry.load(attempt)
+        for item in _registry.materializers():
+            if item.key == key:
+                return item
     raise _registry.not_found(name, f"The materializer {key!r}")
 
 
 def frameworks() -> builtins.list[str]:
     """Return the frameworks that `Model` can be made from, loading no adapter."""
-    named = {name for name, state in _registry.states() if state == "known"}
-    return sorted(named | {item.framework for item in _registry.extractors()})
+    return sorted({*_registry.frameworks()})
 
 
 def extractor_of(obj: object) -> Extractor:
@@ -205,7 +205,14 @@ def _scan() -> Iterator[Adapter]:
     for entry_point in entry_points:
         state: State = "disabled" if entry_point.name in disabled else "known"
         origin = functools.cache(functools.partial(_origin, entry_point))
-        yield Adapter(entry_point.name, entry_point.value, entry_point.load, origin, state)
+        yield Adapter(
+            entry_point.name,
+            entry_point.value,
+            entry_point.load,
+            origin,
+            (entry_point.name,),
+            state,
+        )
 
 
 def _entry_points() -> builtins.list[importlib_metadata.EntryPoint]:

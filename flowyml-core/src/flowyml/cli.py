@@ -9,7 +9,9 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -20,6 +22,7 @@ from flowyml.assets import Asset
 from flowyml.errors import FlowymlError, StoreError
 from flowyml.models import Model
 from flowyml.properties import describe
+from flowyml.registry import told
 from flowyml.summary import size_of
 
 
@@ -28,13 +31,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = parsed.command
     try:
-        command(parsed)
+        with warnings.catch_warnings(), _output_of_ours_alone():
+            warnings.showwarning = _show_warning
+            command(parsed)
     except (FlowymlError, ValueError) as error:
         print(f"flowyml: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+@contextmanager
+def _output_of_ours_alone() -> Iterator[None]:
+    """Send to standard error what adapters write to file descriptor 1, past Python or not."""
+    stdout = sys.stdout
+    if stdout is not sys.__stdout__ or stdout is None or sys.stderr is None:
+        yield
+        return
+    stdout.flush()
+    one = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(one, "w", encoding=stdout.encoding, closefd=False) as sys.stdout:
+            yield
+    finally:
+        sys.stdout = stdout
+        stdout.flush()
+        os.dup2(one, 1)
+        os.close(one)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"flowyml: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,21 +126,53 @@ def _store(parsed: argparse.Namespace) -> Any:
 def _adapters(parsed: argparse.Namespace) -> None:
     infos = adapters.load() if parsed.load else adapters.list()
     if parsed.json:
-        _print_json(
-            [
-                {**attrs.asdict(info), "error": None if info.error is None else repr(info.error)}
-                for info in infos
-            ]
-        )
+        _print_json([_adapter_as_data(info, parsed.verbose) for info in infos])
         return
     rows = [
-        (info.name, info.state, f"{info.distribution} {info.version}", info.plugin)
+        (
+            info.name,
+            info.state,
+            "none" if info.distribution is None else f"{info.distribution} {info.version}",
+            _listed(info.frameworks, parsed.verbose),
+            _listed(info.formats, parsed.verbose),
+            _listed(info.types, parsed.verbose),
+        )
         for info in infos
     ]
-    _print_table(("name", "state", "distribution", "plugin"), rows)
+    _print_table(("name", "state", "distribution", "frameworks", "formats", "types"), rows)
+    if any(info.state == "known" for info in infos):
+        print("\n? is known once the adapter is loaded: flowyml adapters --load")
     for info in infos:
-        if info.error is not None and parsed.verbose:
-            print(f"\n{info}:", *traceback.format_exception(info.error), sep="\n")
+        for note in info.notes:
+            print(f"\n{info} works, but {note}.")
+        if info.error is not None:
+            print(f"\n{info} is broken: {told(info.error)}")
+            if parsed.verbose:
+                print(_traceback(info.error), end="")
+
+
+def _listed(texts: Sequence[str] | None, all_of_them: bool) -> str:
+    if texts is None:
+        return "?"
+    if all_of_them or len(texts) <= _SHOWN + 1:
+        return ", ".join(texts) or "-"
+    return f"{', '.join(texts[:_SHOWN])} and {len(texts) - _SHOWN} more"
+
+
+_SHOWN = 3
+
+
+def _adapter_as_data(info: adapters.AdapterInfo, verbose: bool) -> dict[str, Any]:
+    error = info.error
+    data = {field.name: getattr(info, field.name) for field in attrs.fields(adapters.AdapterInfo)}
+    data["error"] = None if error is None else told(error)
+    if verbose:
+        data["traceback"] = None if error is None else _traceback(error)
+    return data
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _list(parsed: argparse.Namespace) -> None:

@@ -11,14 +11,15 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
-import pluggy
 
-from flowyml import hookspecs
+from flowyml import plugins
 from flowyml.errors import AdapterError, AdapterNotFoundError, AdapterWarning
 from flowyml.interfaces import Extractor, Materializer, RandomSource
+from flowyml.isolation import Attempt
+from flowyml.plugins import Contents
 from flowyml.properties import type_name
 
 State: TypeAlias = Literal["known", "loaded", "broken", "disabled"]
@@ -35,6 +36,10 @@ class AdapterInfo:
         plugin: the module that is loaded, or the object that was registered.
         state: ``known`` (not loaded yet), ``loaded``, ``broken`` or ``disabled``.
         error: why it is broken, with its traceback.
+        notes: what its author should know, though it works.
+        frameworks: what `Model` can be made from; before it is loaded, what its name promises.
+        formats: what its materializers write; None before it is loaded.
+        types: dotted names of what its materializers handle; None before it is loaded.
     """
 
     name: str
@@ -43,28 +48,15 @@ class AdapterInfo:
     plugin: str
     state: State
     error: BaseException | None = attrs.field(default=None, eq=False)
+    notes: tuple[str, ...] = ()
+    frameworks: tuple[str, ...] = ()
+    formats: tuple[str, ...] | None = None
+    types: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         if self.distribution is None:
             return f"{self.name!r} ({self.plugin}, of no distribution)"
         return f"{self.name!r} ({self.distribution} {self.version})"
-
-
-@attrs.frozen
-class Contents:
-    """What a plugin's hooks returned."""
-
-    extractors: tuple[Extractor, ...] = ()
-    materializers: tuple[Materializer, ...] = ()
-    random_sources: tuple[RandomSource, ...] = ()
-
-    def claims(self) -> set[str]:
-        """What no second adapter may bring, in words."""
-        return (
-            {f"the framework {item.framework!r}" for item in self.extractors}
-            | {f"the materializer {item.key!r}" for item in self.materializers}
-            | {f"the random source {item.name!r}" for item in self.random_sources}
-        )
 
 
 def _by_hand() -> tuple[str | None, str | None]:
@@ -78,15 +70,19 @@ class Adapter:
     Attributes:
         origin: returns the distribution and its version; called when they are asked for, since
             reading a distribution's metadata takes longer than the whole scan.
+        frameworks: what it is expected to describe, before it is loaded.
+        attempt: the loading, once it has begun.
     """
 
     name: str
     plugin: str
     load: Callable[[], object]
     origin: Callable[[], tuple[str | None, str | None]] = _by_hand
+    frameworks: tuple[str, ...] = ()
     state: State = "known"
     error: BaseException | None = None
     contents: Contents = attrs.field(factory=Contents)
+    attempt: Attempt | None = None
 
     @property
     def info(self) -> AdapterInfo:
@@ -95,7 +91,24 @@ class Adapter:
             distribution, version = self.origin()
         except Exception:  # the leftovers of a failed uninstall have no metadata to read
             distribution, version = None, None
-        return AdapterInfo(self.name, distribution, version, self.plugin, self.state, self.error)
+        is_loaded = self.state == "loaded"
+        materializers = self.contents.materializers
+        return AdapterInfo(
+            self.name,
+            distribution,
+            version,
+            self.plugin,
+            self.state,
+            self.error,
+            self.attempt.notes if self.attempt else (),
+            tuple(i.framework for i in self.contents.extractors) if is_loaded else self.frameworks,
+            tuple(_unique(i.formats for i in materializers)) if is_loaded else None,
+            tuple(_unique(i.types for i in materializers)) if is_loaded else None,
+        )
+
+
+def _unique(several: Iterable[Iterable[str]]) -> dict[str, None]:
+    return {text: None for texts in several for text in texts}
 
 
 class Registry:
@@ -103,16 +116,19 @@ class Registry:
 
     def __init__(self, adapters: Iterable[Adapter]) -> None:
         self._adapters = list(adapters)
-        self._plugins = _plugin_manager()
+        self._plugins = plugins.manager()
         self._lock = threading.RLock()
 
     def infos(self) -> list[AdapterInfo]:
         """Every adapter as it stands now."""
         return [adapter.info for adapter in self._adapters]
 
-    def states(self) -> list[tuple[str, State]]:
-        """Name and state of every adapter, without reading its distribution's metadata."""
-        return [(adapter.name, adapter.state) for adapter in self._adapters]
+    def frameworks(self) -> Iterator[str]:
+        """The frameworks of adapters that are loaded, and those expected of the others."""
+        for adapter in self._adapters:
+            if adapter.state == "known":
+                yield from adapter.frameworks
+            yield from (item.framework for item in adapter.contents.extractors)
 
     def register(self, plugin: object, name: str) -> AdapterInfo:
         """Add an adapter that no distribution brings, and load it at once.
@@ -122,43 +138,62 @@ class Registry:
         """
         adapter = Adapter(name, plugin_name(plugin), lambda: plugin)
         with self._lock:
-            self._load(adapter)
+            self._load(adapter, trusted=True)
             if adapter.error is not None:
                 raise AdapterError(
                     f"The adapter {adapter.info} can't be registered: {told(adapter.error)}"
                 ) from adapter.error
             self._adapters.append(adapter)
+        self._warn(adapter)
         return adapter.info
 
     def load(self, name: str | None = None) -> None:
         """Load the adapters of that name, or all, that are not loaded yet."""
         if all(adapter.state in ("loaded", "disabled") for adapter in self._adapters):
             return
+        if any(adapter.attempt and adapter.attempt.is_inside() for adapter in self._adapters):
+            return  # a plugin that uses flowyml while it is loaded has to do with what is there
         with self._lock:
             for adapter in list(self._adapters):
                 if adapter.state == "known" and name in (None, adapter.name):
                     self._load(adapter)
-                    if adapter.error is not None and not _is_strict():
-                        warnings.warn(_left_out(adapter), AdapterWarning, stacklevel=2)
+                    self._warn(adapter)
                 if _is_strict() and adapter.error and name in (None, adapter.name):
                     raise AdapterError(_left_out(adapter)) from adapter.error
 
-    def _load(self, adapter: Adapter) -> None:
-        try:
-            plugin = adapter.load()
-            contents = _collect(plugin)
-            self._refuse_double_claims(adapter, contents)
-            self._plugins.register(plugin)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # whatever third-party code raises at import
-            adapter.state, adapter.error = "broken", error
+    def _load(self, adapter: Adapter, *, trusted: bool = False) -> None:
+        adapter.attempt = attempt = adapter.attempt or Attempt(adapter.load)
+        attempt.finish(trusted=trusted)
+        error = attempt.error
+        if error is None:
+            try:
+                self._refuse_double_claims(adapter, attempt.contents)
+                self._plugins.register(attempt.plugin)
+            except (AdapterError, ValueError) as refused:
+                error = refused
+        if error is None:
+            adapter.state, adapter.contents = "loaded", attempt.contents
         else:
-            adapter.state, adapter.contents = "loaded", contents
+            adapter.state, adapter.error = "broken", error
+
+    def _warn(self, adapter: Adapter) -> None:
+        if adapter.error is not None:
+            text = _left_out(adapter)
+        elif adapter.attempt and adapter.attempt.notes:
+            text = f"The adapter {adapter.info} works, but {'; and '.join(adapter.attempt.notes)}."
+        else:
+            return
+        if adapter.error is None or not _is_strict():
+            warnings.warn(text, AdapterWarning, stacklevel=4)
 
     def _refuse_double_claims(self, adapter: Adapter, contents: Contents) -> None:
         for other in self._adapters:
+            if other is adapter:
+                continue
             doubled = other.contents.claims() & contents.claims()
+            # Who has the name has what goes by it, whichever of the two is loaded first.
+            if other.state != "disabled" and other.name in contents.names() - {adapter.name}:
+                doubled.add(f"what goes by the name {other.name!r}")
             if doubled:
                 raise AdapterError(
                     f"the adapters {other.info} and {adapter.info} both claim "
@@ -183,7 +218,7 @@ class Registry:
         return next(
             adapter.info
             for adapter in self._adapters
-            if item in (*adapter.contents.extractors, *adapter.contents.materializers)
+            if any(item is each for each in adapter.contents.items())
         )
 
     def not_found(self, name: str, wanted: str) -> AdapterNotFoundError:
@@ -232,51 +267,6 @@ def told(error: BaseException | None) -> str:
     """Return an error in one line, with its type."""
     text = str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _plugin_manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
-    manager.add_hookspecs(hookspecs)
-    return manager
-
-
-def _collect(plugin: object) -> Contents:
-    """Call a plugin's hooks, on a manager of its own so that a failure leaves nothing behind."""
-    trial = _plugin_manager()
-    trial.register(plugin)
-    trial.check_pending()  # refuses hooks that no spec knows, such as misspelled ones
-    unmarked = _unmarked_hooks(plugin, trial)
-    if unmarked:
-        raise AdapterError(f"{', '.join(unmarked)} lacks the @flowyml.hookimpl mark")
-    return Contents(
-        extractors=_objects(trial.hook.flowyml_register_extractors(), Extractor, "framework"),
-        materializers=_objects(trial.hook.flowyml_register_materializers(), Materializer, "key"),
-        random_sources=_objects(trial.hook.flowyml_register_random_sources(), RandomSource, "name"),
-    )
-
-
-def _unmarked_hooks(plugin: object, manager: pluggy.PluginManager) -> list[str]:
-    marked = {caller.name for caller in manager.get_hookcallers(plugin) or ()}
-    return [
-        name for name in dir(plugin) if name.startswith("flowyml_register_") and name not in marked
-    ]
-
-
-def _objects(results: Iterable[Any], interface: type[Any], key: str) -> tuple[Any, ...]:
-    """Flatten what the hooks returned, checking that all of it is of the interface."""
-    objects = [item for result in results for item in result]
-    for item in objects:
-        if not isinstance(item, interface):
-            raise AdapterError(
-                f"a hook returned a {type_name(item)}; needed is an instance of "
-                f"flowyml.interfaces.{interface.__name__}"
-            )
-        if not isinstance(getattr(item, key, None), str):
-            raise AdapterError(f"{type_name(item)} has no {key!r}: a string has to be set there")
-    keys = [getattr(item, key) for item in objects]
-    for double in {name for name in keys if keys.count(name) > 1}:
-        raise AdapterError(f"two objects of the adapter have the {key} {double!r}")
-    return tuple(objects)
 
 
 def _left_out(adapter: Adapter) -> str:

@@ -30,7 +30,7 @@ def seed_everything(seed: int) -> int:
     """
     seed = check_seed(seed)
     for source in adapters.random_sources():
-        source.seed(seed)
+        _told(source, source.seed, seed)
     return seed
 
 
@@ -64,10 +64,10 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def _told(source: RandomSource, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call; a source that fails is told of, and never takes a result with it."""
+    """Call; a source that fails is told of, and takes no result and no other source with it."""
     try:
         return call(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         warnings.warn(
             f"The random source {source.name!r} failed: {type(error).__name__}: {error}",
             AdapterWarning,

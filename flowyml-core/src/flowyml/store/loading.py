@@ -72,7 +72,7 @@ def loaded(materializer: Materializer, saved: Saved, options: LoadOptions) -> An
         return materializer.load(saved, options)
     except (FlowymlError, Warning):
         raise
-    except Exception as error:  # the files may come from a stranger
+    except (Exception, SystemExit) as error:  # the files may come from a stranger
         raise MaterializationError(
             f"{saved.ref} can't be loaded: the materializer {materializer.key!r} failed with "
             f"{type(error).__name__}: {error}"
@@ -184,6 +184,6 @@ def _blamed(blobs: Blobs, manifest: Manifest, damaged: StoredFile) -> str:
     try:
         materializer = adapters.materializer(manifest.stored.materializer)
         told = materializer.blame(saved(manifest, files), damaged.path)
-    except Exception:  # the files are damaged, after all
+    except (Exception, SystemExit):  # the files are damaged, after all
         return ""
     return f" Damaged in it: {told}." if isinstance(told, str) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any, Self
 from flowyml import adapters, encoding
 from flowyml.assets import Asset, StoredFile
 from flowyml.digests import digest_of_bytes, is_digest
-from flowyml.errors import FlowymlError, IntegrityError, MaterializationError, StoreError
+from flowyml.errors import (
+    AdapterWarning,
+    FlowymlError,
+    IntegrityError,
+    MaterializationError,
+    StoreError,
+)
 from flowyml.interfaces import Earlier, Materializer, SaveOptions, SaveResult
 from flowyml.progress import Progress
 from flowyml.properties import type_name
@@ -52,7 +59,7 @@ def chosen_format(
     if asked is None:
         options = asset.described_with()
         for name in preferred:
-            if name in materializer.formats and materializer.can_save(asset.data, name, options):
+            if name in materializer.formats and _can_save(materializer, asset.data, name, options):
                 return name
         return materializer.formats[0]
     if asked not in materializer.formats:
@@ -61,6 +68,22 @@ def chosen_format(
             f"A {type_name(asset.data)} can't be saved in the format {asked!r}; it can in {known}."
         )
     return asked
+
+
+def _can_save(
+    materializer: Materializer, data: Any, format: str, options: Mapping[str, Any]
+) -> bool:
+    try:
+        return bool(materializer.can_save(data, format, options))
+    except (Exception, SystemExit) as error:
+        warnings.warn(
+            f"The materializer {materializer.key!r} failed to say whether a {type_name(data)} can "
+            f"be saved in the format {format!r}, which counts as no: {type(error).__name__}: "
+            f"{error}",
+            AdapterWarning,
+            stacklevel=2,
+        )
+        return False
 
 
 def checked_preference(format: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -118,7 +141,7 @@ def written(
         result = materializer.save(data, folder, options)
     except (FlowymlError, OSError, Warning):  # warnings are errors where the user wants them to be
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MaterializationError(
             f"A {type_name(data)} can't be saved: the materializer {materializer.key!r} failed "
             f"with {type(error).__name__}: {error}"
