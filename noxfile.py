@@ -9,6 +9,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,11 +17,21 @@ import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
 CORE, PYTORCH = "./flowyml-core", "./flowyml-pytorch"
+SKLEARN = "./docs/examples/flowyml-sklearn"
 ROOT = Path(__file__).parent
 CONSTRAINTS = str(ROOT / "constraints.txt")
 
 nox.needs_version = ">=2024.10.9"
-nox.options.sessions = ["lint", "types", "core", "pytorch", "packaging", "docs"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "core",
+    "pytorch",
+    "adapters",
+    "packaging",
+    "compat",
+    "docs",
+]
 nox.options.reuse_venv = "yes"
 # pip alone reads pip's configuration, which on some machines is where torch comes from.
 nox.options.default_venv_backend = "virtualenv"
@@ -81,15 +92,17 @@ def fix(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """mypy --strict over both source trees."""
-    install(session, CORE, f"{PYTORCH}[safetensors]", "mypy", "numpy")
+    """mypy --strict over the source trees; what users write, under mypy and pyright."""
+    tools = ("mypy", "numpy", "pyright[nodejs]", "pytest")
+    install(session, f"{CORE}[testing]", f"{PYTORCH}[safetensors]", *tools)
     session.run("mypy", *session.posargs)
+    run_pytest(session, "tests/typing")
 
 
 @nox.session(python=PYTHONS)
 def core(session: nox.Session) -> None:
     """The core's tests, where no framework is installed."""
-    install(session, f"{CORE}[numpy]", "hypothesis", "pytest")
+    install(session, f"{CORE}[numpy,testing]", "hypothesis")
     without_torch = "import importlib.util as u; assert not u.find_spec('torch'), 'torch is here'"
     session.run("python", "-c", without_torch)
     run_pytest(session, "tests/core", *session.posargs)
@@ -98,8 +111,8 @@ def core(session: nox.Session) -> None:
 @nox.session
 def pytorch(session: nox.Session) -> None:
     """The PyTorch adapter's tests."""
-    tools = ("hypothesis", "pytest", "scikit-learn", "torchdata", "tqdm", "transformers")
-    install(session, f"{CORE}[numpy]", f"{PYTORCH}[safetensors]", *tools)
+    tools = ("hypothesis", "scikit-learn", "torchdata", "tqdm", "transformers")
+    install(session, f"{CORE}[numpy,testing]", f"{PYTORCH}[safetensors]", *tools)
     run_pytest(session, "tests/pytorch", *session.posargs)
 
 
@@ -117,7 +130,7 @@ def packaging(session: nox.Session) -> None:
         pip = (python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", CONSTRAINTS)
         packages = map(str, wheels.glob("flowyml_*.whl"))
         metapackage = (f"{wheel}[pytorch]" for wheel in wheels.glob("flowyml-*.whl"))
-        session.run(*pip, "pytest", *packages, *metapackage, external=True)
+        session.run(*pip, "hatchling", "pytest", *packages, *metapackage, external=True)
 
         shutil.copytree(ROOT / "tests" / "packaging", folder / "tests")
         session.env["FLOWYML_WHEELS"] = str(wheels)
@@ -127,9 +140,45 @@ def packaging(session: nox.Session) -> None:
 
 
 @nox.session
+def adapters(session: nox.Session) -> None:
+    """The example of a third party's adapter, by itself and beside the PyTorch adapter."""
+    tools = ("ipython", "jedi", "pytest")
+    install(session, f"{CORE}[testing]", PYTORCH, f"{SKLEARN}[test]", *tools)
+    run_pytest(session, "tests/adapters", f"{SKLEARN}/tests", *session.posargs)
+
+
+@nox.session
+def compat(session: nox.Session) -> None:
+    """Newest core with the oldest adapter that it takes, and the other way around."""
+    install(session, f"{CORE}[testing]", "./tests/compat/flowyml-first")
+    run_pytest(session, "tests/compat", *session.posargs)
+
+    oldest, newest = versions_of_the_core()
+    if oldest == newest:
+        session.log(f"No core is older than {oldest}, with which the session pytorch has run.")
+        return
+    session.run("python", "-m", "pip", "uninstall", "--yes", "flowyml-core", "flowyml-first")
+    tools = ("hypothesis", "pytest", "scikit-learn")
+    install(session, f"flowyml-core[testing]=={oldest}", f"{PYTORCH}[safetensors]", *tools)
+    run_pytest(session, "tests/pytorch/test_conformance.py", *session.posargs)
+
+
+def versions_of_the_core() -> tuple[str, str]:
+    """Return the oldest core that the PyTorch adapter takes, and the one in this checkout."""
+    project = tomllib.loads(Path(PYTORCH, "pyproject.toml").read_text())["project"]
+    (oldest,) = (
+        requirement.removeprefix("flowyml-core>=")
+        for requirement in project["dependencies"]
+        if requirement.startswith("flowyml-core>=")
+    )
+    return oldest, project["version"]
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the site, then run every code block of the README and the pages."""
-    tools = ("mkdocs-material", "pymdown-extensions", "pytest")
-    install(session, CORE, f"{PYTORCH}[safetensors]", ".[pytorch,examples]", *tools)
+    tools = ("mkdocs-material", "pymdown-extensions")
+    projects = (f"{CORE}[testing]", f"{PYTORCH}[safetensors]", SKLEARN, ".[pytorch,examples]")
+    install(session, *projects, *tools)
     session.run("mkdocs", "build", "--strict", f"--site-dir={session.virtualenv.location}/site")
     run_pytest(session, "tests/docs", *session.posargs)

@@ -11,6 +11,7 @@ from flowyml.errors import (
     AdapterNotFoundError,
     AdapterWarning,
     AmbiguousFrameworkError,
+    FlowymlWarning,
     MaterializationError,
     UnknownFrameworkError,
 )
@@ -434,6 +435,66 @@ def test_an_extractor_that_raises_costs_the_description_only() -> None:
         model = Model.from_greedy(5)
     assert model.data == 5
     assert model.metadata.properties == {"framework": "greedy"}
+
+
+class Careless(Extractor):
+    """Answers with whatever it is told to; an exception is raised."""
+
+    framework = "careless"
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+
+    def detect(self, obj: object) -> bool:
+        return type(obj) is complex
+
+    def extract(self, obj: Any, options: Any) -> Any:
+        return self.answer("extract", {"parameters": 2})
+
+    def outline(self, obj: Any) -> Any:
+        return self.answer("outline", None)
+
+    def default_name(self, obj: Any) -> Any:
+        return self.answer("default_name", "good")
+
+    def answer(self, method: str, otherwise: Any) -> Any:
+        answer = self.answers.get(method, otherwise)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("answers", "warning"),
+    [
+        ({"extract": SystemExit(3)}, "complex is not described: .*'careless'.* SystemExit: 3"),
+        ({"extract": RecursionError("deep")}, "not described: .* RecursionError: deep"),
+        ({"extract": [1]}, "it returned a list; needed is a Mapping"),
+        ({"extract": {1: 2}}, "it returned a int; needed is a str"),
+        ({"default_name": 5}, "complex is not named: .* returned a int; needed is a str"),
+        ({"default_name": SystemExit(3)}, "complex is not named: .* SystemExit: 3"),
+        ({"outline": "tree"}, "layers of a complex are not shown: .* returned a str"),
+        ({"outline": SystemExit(3)}, "layers of a complex are not shown: .* SystemExit: 3"),
+        ({"extract": {"flops": "many"}}, "is shown without its layers.* is unfit"),
+    ],
+)
+def test_a_careless_extractor_costs_what_it_was_asked_for(
+    answers: Any, warning: str, store: Store
+) -> None:
+    register(Careless(**answers))
+    with pytest.warns(AdapterWarning if "unfit" not in warning else FlowymlWarning, match=warning):
+        model = Model.from_careless(1j)
+        shown = model.summary()
+    assert model.framework == "careless"
+    assert model.name in ("good", "complex")
+    assert "careless" in shown
+
+
+def test_a_warning_points_to_the_line_of_the_user() -> None:
+    register(Careless(extract=ValueError("no")))
+    with pytest.warns(AdapterWarning) as caught:
+        Model.from_careless(1j)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_an_unrecognised_object_is_said_so(toy: Any) -> None:

@@ -14,6 +14,24 @@ print(sorted(loaded))
 """
 
 
+ADDED = """
+import sys
+import attrs, importlib_metadata, pluggy
+needed = set(sys.modules)
+{code}
+print(*{{name.partition(".")[0] for name in set(sys.modules) - needed}})
+print(*sorted(name for name in sys.modules if name.startswith("flowyml.")))
+"""
+
+
+def test_an_import_adds_nothing_to_what_it_is_made_of_but_itself(
+    run_python: Callable[..., str],
+) -> None:
+    added, ours = run_python(ADDED.format(code="import flowyml")).splitlines()
+    assert added == "flowyml"  # none of datetime, difflib, email, html, zipfile, ...
+    assert not {"flowyml.steps", "flowyml.store", "flowyml.summary"} & {*ours.split()}
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from flowyml import Store, adapters, hookimpl
 from flowyml.errors import (
+    AdapterWarning,
     AssetNotFoundError,
     IntegrityError,
     MaterializationError,
@@ -358,6 +359,7 @@ class Careless:
         lambda folder: SaveResult(details={"x": object()}),
         lambda folder: None,
         lambda folder: 1 / 0,
+        lambda folder: sys.exit(3),
     ],
 )
 def test_a_careless_materializer_is_told_when_saving(store: Store, mistake: Any) -> None:
@@ -383,6 +385,23 @@ def test_a_careless_materializer_is_told_when_saving(store: Store, mistake: Any)
     with pytest.raises(MaterializationError, match=r"careless\.thing"):
         store.save(Careless(mistake), "m")
     assert store.versions("m") == []
+
+
+def test_a_materializer_that_exits_is_told(store: Store, toy: Any, monkeypatch: Any) -> None:
+    def exit(*arguments: Any) -> Any:
+        sys.exit("no licence")
+
+    materializer = adapters.materializer("toy.model")
+    store.save(toy([1.0]), "m")
+    monkeypatch.setattr(materializer, "load", exit)
+    with pytest.raises(MaterializationError, match="'toy.model' failed with SystemExit: no lic"):
+        store.load("m")
+    monkeypatch.setattr(materializer, "can_save", exit)
+    preferring = Store(store.path, format="compact")
+    with pytest.warns(AdapterWarning, match="failed to say .* 'compact', which counts as no"):
+        asset = preferring.save(toy([1.0]), "m")
+    assert asset.stored is not None
+    assert asset.stored.format == "toy"
 
 
 def test_a_deleted_version_is_gone_and_its_number_is_not_used_again(store: Store) -> None:

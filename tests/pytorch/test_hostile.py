@@ -29,9 +29,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flowyml import Store, encoding
-from flowyml.assets import StoredFile
 from flowyml.digests import digest_of_bytes
 from flowyml.store import manifest
+from flowyml.stored import StoredFile
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads its own size")
 

@@ -15,9 +15,10 @@ import builtins
 import functools
 import importlib
 import os
+import re
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import importlib_metadata
@@ -28,6 +29,7 @@ from flowyml.errors import (
     AmbiguousFrameworkError,
     MaterializationError,
     UnknownFrameworkError,
+    warn,
 )
 from flowyml.interfaces import Extractor, Materializer, RandomSource
 from flowyml.properties import type_name
@@ -183,11 +185,10 @@ def detects(item: Extractor | Materializer, obj: object) -> bool:
     try:
         return bool(item.detect(obj))
     except (Exception, SystemExit) as error:
-        warnings.warn(
+        warn(
             f"{type_name(item)} of the adapter {provider(item)} failed to say whether it handles "
             f"a {type_name(obj)}, which counts as no: {told(error)}",
             AdapterWarning,
-            stacklevel=2,
         )
         return False
 
@@ -216,25 +217,56 @@ def _scan() -> Iterator[Adapter]:
 
 
 def _entry_points() -> builtins.list[importlib_metadata.EntryPoint]:
-    try:
-        return [*importlib_metadata.entry_points(group=GROUP)]
-    except Exception:  # some distribution's metadata can't be read: find out which
-        found = map(_entry_points_of, importlib_metadata.distributions())
-        return [entry_point for each in found for entry_point in each]
+    """Find what ``importlib_metadata.entry_points`` would, in a quarter of its time.
+
+    That one parses every file; here only those are that mention the group. Each distribution is
+    asked by itself, as any of them may be damaged.
+    """
+    # What isn't there holds nothing, but importlib_metadata imports zipfile to make sure.
+    entries: builtins.list[object] = [*sys.path]  # anybody may put anything there
+    path = [entry for entry in entries if isinstance(entry, str) and Path(entry).exists()]
+    found: dict[str, Iterable[importlib_metadata.EntryPoint]] = {}
+    for distribution in _distributions(path=path):
+        try:
+            if _mentions_group(distribution) and (name := _name_of(distribution)):
+                same = _distributions(path=path, name=name)
+                first = next(filter(_name_of, same), distribution)  # it hides the others
+                found[name] = first.entry_points.select(group=GROUP)
+        except Exception as error:
+            where = getattr(distribution, "_path", distribution)
+            warn(
+                f"The entry points of {where} can't be read, so an adapter there is not found: "
+                f"{told(error)}",
+                AdapterWarning,
+            )
+    return [entry_point for each in found.values() for entry_point in each]
 
 
-def _entry_points_of(distribution: Any) -> builtins.list[importlib_metadata.EntryPoint]:
+def _distributions(**query: Any) -> Iterator[Any]:
+    """Ask all finders for distributions; when one fails, it and the later ones tell nothing."""
     try:
-        return [*distribution.entry_points.select(group=GROUP)]
+        yield from importlib_metadata.distributions(**query)
     except Exception as error:
-        where = getattr(distribution, "_path", distribution)
-        warnings.warn(
-            f"The entry points of {where} can't be read, so an adapter there is not found: "
-            f"{told(error)}",
+        warn(
+            f"Not all that is installed can be listed, so adapters may be missing: {told(error)}",
             AdapterWarning,
-            stacklevel=2,
         )
-        return []
+
+
+def _mentions_group(distribution: Any) -> bool:
+    if type(distribution) is not importlib_metadata.PathDistribution:
+        return True  # another finder's, which may have entry points without having the file
+    return GROUP in (distribution.read_text("entry_points.txt") or "")
+
+
+def _name_of(distribution: Any) -> str | None:
+    """Return a distribution's name, normalized; None for the leftovers of a failed uninstall.
+
+    Its own `name` parses all of its metadata, for which the email package is imported.
+    """
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    found = re.search(r"^name:\s*(\S+)", text, re.IGNORECASE | re.MULTILINE)
+    return re.sub(r"[-_.]+", "-", found[1]).lower() if found else None
 
 
 def _origin(entry_point: importlib_metadata.EntryPoint) -> tuple[str | None, str | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import attrs
@@ -13,10 +12,10 @@ from flowyml.properties import Metadata, type_name
 
 if TYPE_CHECKING:
     from flowyml.store import Store
+    from flowyml.stored import Stored
 
 ParentLike: TypeAlias = "str | Asset | Parent"
 Relation: TypeAlias = Literal["parent", "trained_on"]
-Restore: TypeAlias = Literal["exact", "weights"]
 
 
 @attrs.frozen
@@ -35,39 +34,6 @@ class Parent:
 
     def __str__(self) -> str:
         return self.ref
-
-
-@attrs.frozen
-class StoredFile:
-    """One file of a stored asset: its path as written, BLAKE3 digest and size in bytes."""
-
-    path: str
-    digest: str
-    size: int
-
-
-@attrs.frozen
-class Stored:
-    """What the store knows about an asset that it holds; see `docs/on-disk.md`."""
-
-    digest: str
-    created_at: datetime
-    type: str
-    adapter: str
-    materializer: str
-    format: str
-    files: tuple[StoredFile, ...]
-    restore: Restore = "exact"
-    restore_reason: str | None = None
-    required_trust: tuple[str, ...] = ()
-    content: str | None = None
-    run: str | None = None
-    step: str | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
 
 
 @attrs.define(eq=False, kw_only=True, slots=False)

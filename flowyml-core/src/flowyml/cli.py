@@ -83,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("--json", action="store_true", help="print JSON")
     listed.add_argument("--load", action="store_true", help="load them first, to see which work")
     listed.add_argument("--verbose", action="store_true", help="show tracebacks of broken ones")
+    new = add("new-adapter", "write a small distribution for a new adapter", _new_adapter)
+    new.add_argument("name", help="the framework's name, as in Model.from_NAME")
+    new.add_argument(
+        "directory", nargs="?", help="a new or empty folder (by default ./flowyml-NAME)"
+    )
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--store", help="the store's directory ($FLOWYML_STORE or ./.flowyml)")
 
@@ -173,6 +178,12 @@ def _adapter_as_data(info: adapters.AdapterInfo, verbose: bool) -> dict[str, Any
 
 def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
+
+
+def _new_adapter(parsed: argparse.Namespace) -> None:
+    from flowyml import new_adapter
+
+    print(new_adapter.next_steps(new_adapter.write(parsed.name, parsed.directory)))
 
 
 def _list(parsed: argparse.Namespace) -> None:

@@ -6,6 +6,8 @@ about an argument also derive from the builtin that Python users expect for it.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -71,3 +73,15 @@ class AdapterWarning(FlowymlWarning):
 
 class MaterializationWarning(FlowymlWarning):
     """Something was not stored, or is stored but can't be restored exactly."""
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warn at the line that led here from outside of flowyml and its adapters."""
+    level, frame = 1, sys._getframe()
+    while _is_ours(frame.f_globals.get("__name__", "")) and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
+
+
+def _is_ours(module: str) -> bool:
+    return module.startswith("flowyml") or module == "contextlib"  # which calls what we decorate

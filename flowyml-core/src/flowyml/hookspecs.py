@@ -6,8 +6,8 @@ An adapter implements the hooks it needs, each marked with `hookimpl`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import pluggy
 
@@ -16,8 +16,21 @@ if TYPE_CHECKING:
 
 PROJECT = "flowyml"
 
+_Implementation = TypeVar(
+    "_Implementation",
+    bound="Callable[..., Iterable[Extractor] | Iterable[Materializer] | Iterable[RandomSource]]",
+)
+
+
+class Marker(Protocol):
+    """Marks a function that implements a hook, and returns it."""
+
+    def __call__(self, function: _Implementation, /) -> _Implementation:
+        """Mark the function."""
+
+
 hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+hookimpl: Marker = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec

@@ -6,18 +6,17 @@ its own thread. What it prints is caught, so that the output of programs stays w
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from types import ModuleType
 from typing import Any, cast
 
 from flowyml._version import __version__
-from flowyml.errors import AdapterError, AdapterWarning
+from flowyml.errors import AdapterError, AdapterWarning, warn
 from flowyml.plugins import Contents, collect
 
 LIMIT = "FLOWYML_ADAPTER_TIMEOUT"
@@ -72,10 +71,12 @@ class Attempt:
 
     def _wait(self) -> None:
         limit = _limit()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="flowyml-adapter", daemon=True)
-            self._thread.start()
         with self._caught():
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="flowyml-adapter", daemon=True
+                )
+                self._thread.start()
             self._thread.join(limit)
         if self._thread.is_alive():
             self.error = TimeoutError(
@@ -130,22 +131,21 @@ def _limit() -> float:
             return seconds
     except ValueError:
         pass
-    warnings.warn(
+    warn(
         f"{LIMIT} is {text!r}; needed is a number of seconds. Adapters get {_SECONDS:g} s each.",
         AdapterWarning,
-        stacklevel=2,
     )
     return _SECONDS
 
 
 def _is_importing() -> bool:
-    """Tell whether some module is being imported at this moment."""
-    modules: list[object] = [*sys.modules.values()]  # anybody may put anything there
-    return any(
-        getattr(module.__dict__.get("__spec__"), "_initializing", False)
-        for module in modules
-        if isinstance(module, ModuleType)
-    )
+    """Tell whether it is a module being imported that calls, by whatever ways."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _explained(error: BaseException) -> BaseException:

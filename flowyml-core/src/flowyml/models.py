@@ -6,26 +6,30 @@ is installed, third parties' included.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
 import attrs
 
-from flowyml import adapters, names, properties
-from flowyml import summary as summaries
+from flowyml import adapters, extraction, names, properties
 from flowyml.assets import Asset, ParentLike, sources
-from flowyml.errors import AdapterWarning, UnsupportedObjectError
+from flowyml.errors import (
+    AdapterNotFoundError,
+    FlowymlWarning,
+    UnsupportedObjectError,
+    warn,
+)
 from flowyml.history import TrainingHistory
 from flowyml.properties import check_tags, type_name
 
 if TYPE_CHECKING:
     from flowyml.interfaces import Extractor
     from flowyml.store import Store
+    from flowyml.summary import Summary
 
 
 _Value = TypeVar("_Value")
@@ -130,7 +134,9 @@ class Model(Asset, metaclass=ModelType):
             framework = extractor.framework
             _check_is_model(extractor, data)
         if name is None:
-            name = names.from_text(extractor.default_name(data) if extractor else "model")
+            name = names.from_text(
+                extraction.default_name(extractor, data) if extractor else "model"
+            )
         added = {**(properties or {}), **more_properties}
         _refuse_typos(cls, more_properties, extractor.options if extractor else frozenset())
         options = (
@@ -149,7 +155,7 @@ class Model(Asset, metaclass=ModelType):
             tags=check_tags(tags or {}),
             made_from=(*sources(parent, "parent"), *sources(trained_on, "trained_on")),
         )
-        extracted = _extracted(extractor, data, options) if extractor else {}
+        extracted = extraction.extracted(extractor, data, options) if extractor else {}
         model.metadata.properties.update(_joined(framework, extracted, added))
         return model
 
@@ -224,27 +230,41 @@ class Model(Asset, metaclass=ModelType):
         Args:
             depth: how deep to go into the tree; None goes all the way.
         """
-        return summaries.as_text(self._summary(depth))
+        from flowyml.summary import as_text
+
+        return as_text(self._summary(depth))
 
     def _repr_html_(self) -> str:
-        return summaries.as_html(self._summary(3))
+        from flowyml.summary import as_html
 
-    def _summary(self, depth: int | None) -> summaries.Summary:
+        return as_html(self._summary(3))
+
+    def _summary(self, depth: int | None) -> Summary:
+        from flowyml.summary import plainly, summarize
+
         if depth is not None and depth < 0:
             raise ValueError(f"depth can't be {depth}: 0 shows the model alone, None everything")
-        outline = None
-        if self.data is not None and self.framework in adapters.frameworks():
-            outline = adapters.extractor(self.framework).outline(self.data)
+        layers = None
+        if self.data is not None and self.framework is not None:
+            with suppress(AdapterNotFoundError):
+                layers = extraction.outline(adapters.extractor(self.framework), self.data)
         title = f"Model {self.ref or 'without a name'}"
-        return summaries.summarize(
-            title, self.metadata.properties, outline, self.training_history, depth
-        )
+        properties = self.metadata.properties
+        try:
+            return summarize(title, properties, layers, self.training_history, depth)
+        except Exception as error:  # what was extracted or read may be of any form
+            warn(
+                f"{title} is shown without its layers, as its description is unfit: "
+                f"{type(error).__name__}: {error}",
+                FlowymlWarning,
+            )
+            return plainly(title, properties)
 
     def before_save(self) -> None:
         """Describe again, so that what is saved is described as it is."""
         extractor = adapters.extractor_or_none(self.data)
         if self._extracted and extractor is not None and extractor.framework == self.framework:
-            found = _extracted(extractor, self.data, self._options)
+            found = extraction.extracted(extractor, self.data, self._options)
             before = self.metadata.properties
             if not self._options and all(found.get(key) == before.get(key) for key in _SHAPE):
                 found = {key: v for key, v in found.items() if key not in extractor.optional}
@@ -274,7 +294,7 @@ class Model(Asset, metaclass=ModelType):
         if unknown:
             raise TypeError(f"{', '.join(unknown)}: not an option of {self.framework!r}")
         self._options = {**self._options, **options}
-        extracted = _extracted(extractor, self.data, self._options)
+        extracted = extraction.extracted(extractor, self.data, self._options)
         self.metadata.properties.update(extracted)
         return self
 
@@ -321,23 +341,6 @@ def _check_is_model(extractor: Extractor, data: object) -> None:
     )
 
 
-def _extracted(extractor: Extractor, data: object, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Extract; a failing extractor costs the description, never the model."""
-    try:
-        found = extractor.extract(data, options)
-        return {key: properties.describe(value) for key, value in found.items()}
-    except Warning:  # an error where the user wants warnings to be
-        raise
-    except Exception as error:
-        warnings.warn(
-            f"A {type_name(data)} is not described: the extractor of "
-            f"{adapters.provider(extractor)} failed with {type(error).__name__}: {error}",
-            AdapterWarning,
-            stacklevel=4,
-        )
-        return {}
-
-
 def _refuse_typos(cls: type[Model], given: Iterable[str], options: Iterable[str]) -> None:
     """Refuse a keyword argument that is all but an argument's name: it isn't meant as a property.
 
@@ -347,9 +350,11 @@ def _refuse_typos(cls: type[Model], given: Iterable[str], options: Iterable[str]
     unknown = set(given).difference(options)
     if not unknown:
         return
+    from difflib import get_close_matches
+
     known = [*inspect.signature(cls.create).parameters, *options]
     for name in unknown:
-        near = difflib.get_close_matches(name, known, 1, cutoff=0.9)
+        near = get_close_matches(name, known, 1, cutoff=0.9)
         if near:
             raise TypeError(
                 f"{name}= is no argument; did you mean {near[0]}=? To note a property of that "

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+# Compiled when they are first used, since flowyml's import is timed.
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_VERSION = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}"
 
 
 def check_name(name: object) -> str:
@@ -48,12 +49,12 @@ def check_version(version: object) -> str:
 
 def is_name(text: str) -> bool:
     """Tell whether a file's name may be an asset's: other programs leave files of theirs."""
-    return _NAME.fullmatch(text) is not None
+    return re.fullmatch(_NAME, text) is not None
 
 
 def is_version(text: str) -> bool:
     """Tell whether a file's name may be a version."""
-    return _VERSION.fullmatch(text) is not None
+    return re.fullmatch(_VERSION, text) is not None
 
 
 def parse_ref(ref: object) -> tuple[str, str | None]:

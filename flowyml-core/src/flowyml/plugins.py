@@ -28,7 +28,7 @@ from flowyml.interfaces import (
 from flowyml.properties import type_name
 
 _HOOK = "flowyml_register_"
-_KEY = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)+", re.IGNORECASE)
+_KEY = r"[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z0-9_]+)+"  # compiled when it is first used
 
 
 @attrs.frozen
@@ -166,7 +166,7 @@ def _check_extractor(item: Extractor) -> None:
 
 
 def _check_materializer(item: Materializer) -> None:
-    if not _KEY.fullmatch(_check_text(item, "key")):
+    if not re.fullmatch(_KEY, _check_text(item, "key")):
         raise AdapterError(
             f"{type_name(item)} has the key {item.key!r}; needed is '<adapter>.<what>', such as "
             f"'pytorch.module'"

@@ -7,8 +7,6 @@ named by its type otherwise.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import enum
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -93,6 +91,8 @@ def _jsonable(
 
 def _convert(value: object, convert: Callable[[object], Any]) -> Any:
     """Convert one level, or return NotImplemented."""
+    from datetime import date, time
+
     if isinstance(value, enum.Enum):
         return value.name
     for builtin in (bool, int, float, str):
@@ -100,7 +100,7 @@ def _convert(value: object, convert: Callable[[object], Any]) -> Any:
             return builtin(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, (datetime.date, datetime.time)):
+    if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, type):
         return NotImplemented
@@ -108,21 +108,22 @@ def _convert(value: object, convert: Callable[[object], Any]) -> Any:
         return {str(convert(key)): convert(item) for key, item in value.items()}
     if isinstance(value, (Sequence, Set)) and not isinstance(value, (bytes, bytearray, memoryview)):
         return [convert(item) for item in value]
-    if attrs.has(type(value)) or dataclasses.is_dataclass(value):
-        names = [field.name for field in _fields(value)]
+    names = _field_names(value)
+    if names is not None:
         return {name: convert(getattr(value, name)) for name in names}
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
         return convert(value.item())  # a NumPy scalar, a zero-dimensional array or tensor
     return NotImplemented
 
 
-def _fields(value: object) -> Sequence[Any]:
-    found: Sequence[Any] = (
-        attrs.fields(type(value))  # type: ignore[arg-type]  # guarded by attrs.has
-        if attrs.has(type(value))
-        else dataclasses.fields(value)  # type: ignore[arg-type]  # guarded by the caller
-    )
-    return found
+def _field_names(value: object) -> list[str] | None:
+    """Return the names of an attrs or dataclass instance's fields; None for anything else."""
+    from dataclasses import fields, is_dataclass
+
+    kind = type(value)
+    if attrs.has(kind):
+        return [field.name for field in attrs.fields(kind)]
+    return [field.name for field in fields(kind)] if is_dataclass(kind) else None
 
 
 def check_tags(tags: Any) -> dict[str, str]:

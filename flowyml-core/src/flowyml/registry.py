@@ -6,17 +6,15 @@ is checked before anything of it counts. Whatever a plugin raises is kept with i
 
 from __future__ import annotations
 
-import difflib
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, TypeAlias
 
 import attrs
 
 from flowyml import plugins
-from flowyml.errors import AdapterError, AdapterNotFoundError, AdapterWarning
+from flowyml.errors import AdapterError, AdapterNotFoundError, AdapterWarning, warn
 from flowyml.interfaces import Extractor, Materializer, RandomSource
 from flowyml.isolation import Attempt
 from flowyml.plugins import Contents
@@ -184,7 +182,7 @@ class Registry:
         else:
             return
         if adapter.error is None or not _is_strict():
-            warnings.warn(text, AdapterWarning, stacklevel=4)
+            warn(text, AdapterWarning)
 
     def _refuse_double_claims(self, adapter: Adapter, contents: Contents) -> None:
         for other in self._adapters:
@@ -233,6 +231,8 @@ class Registry:
         return error
 
     def _why_not(self, name: str, wanted: str) -> str:
+        from difflib import get_close_matches
+
         infos = self.infos()
         named = [info for info in infos if info.name == name]
         broken = [info for info in named if info.error is not None]
@@ -246,7 +246,7 @@ class Registry:
         if named:
             return f"{wanted} can't be had: {named[0]} doesn't bring it. Upgrading it may help."
         installed = ", ".join(str(info) for info in infos)
-        near = difflib.get_close_matches(name, [info.name for info in infos], 1)
+        near = get_close_matches(name, [info.name for info in infos], 1)
         if near:
             return (
                 f"{wanted} can't be had: no adapter {name!r} is installed. Did you mean "

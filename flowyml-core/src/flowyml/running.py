@@ -10,12 +10,9 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import secrets
 import sys
 import threading
 import time
-import traceback
-import warnings
 from collections.abc import Mapping
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
@@ -24,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from flowyml import adapters
-from flowyml.errors import FlowymlWarning, IntegrityError, StoreError
+from flowyml.errors import FlowymlWarning, IntegrityError, StoreError, warn
 from flowyml.properties import check_tags, type_name
 from flowyml.records import Failure, RunRecord, StepRecord, from_data, to_data
 from flowyml.seeds import check_seed
@@ -93,11 +90,7 @@ class Run:
         try:
             self.write()
         except Exception as error:  # the user's results matter more than our record
-            warnings.warn(
-                f"The record of the run {self.id} could not be written: {error}",
-                FlowymlWarning,
-                stacklevel=3,
-            )
+            warn(f"The record of the run {self.id} could not be written: {error}", FlowymlWarning)
 
     def end(self, error: BaseException | None) -> None:
         """Note how the run ended."""
@@ -125,7 +118,7 @@ class RunContext(ContextDecorator):
             raise RuntimeError("a run can be entered once; call run(...) again for another")
         name, seed, store, tags = self._arguments
         record = RunRecord(
-            id=f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}",
+            id=f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.urandom(3).hex()}",
             name=name,
             started_at=datetime.now(UTC),
             seed=seed,
@@ -190,19 +183,21 @@ def runs(store: Store | None = None) -> list[RunRecord]:
         try:
             found.append(from_data(store.read_record(key), key))
         except (IntegrityError, StoreError, OSError) as error:
-            warnings.warn(str(error), FlowymlWarning, stacklevel=2)
+            warn(str(error), FlowymlWarning)
     return sorted(found, key=lambda record: (record.started_at, record.id))
 
 
 def failure(error: BaseException) -> Failure:
     """Return what is kept of an exception; one whose text can't be had is named by its type."""
+    from traceback import format_exception, format_tb
+
     try:
         message = str(error)
-        trace = "".join(traceback.format_exception(error))
+        trace = "".join(format_exception(error))
     except Exception:  # a user's own __str__ may raise
         message, trace = (
             "(its text can't be had)",
-            "".join(traceback.format_tb(error.__traceback__)),
+            "".join(format_tb(error.__traceback__)),
         )
     return Failure(type_name(error), message, trace)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from flowyml import adapters
-from flowyml.errors import AdapterWarning
+from flowyml.errors import AdapterWarning, warn
 from flowyml.interfaces import RandomSource
 
 _LIMIT = 2**32
@@ -68,9 +67,8 @@ def _told(source: RandomSource, call: Callable[..., Any], *arguments: Any) -> An
     try:
         return call(*arguments)
     except (Exception, SystemExit) as error:
-        warnings.warn(
+        warn(
             f"The random source {source.name!r} failed: {type(error).__name__}: {error}",
             AdapterWarning,
-            stacklevel=2,
         )
         return None

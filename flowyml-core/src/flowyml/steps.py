@@ -11,7 +11,6 @@ import inspect
 import re
 import time
 import types
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from flowyml import adapters, encoding, names
 from flowyml.assets import Asset
-from flowyml.errors import FlowymlError, MaterializationWarning
+from flowyml.errors import FlowymlError, MaterializationWarning, warn
 from flowyml.properties import NotJsonableError, check_tags, to_jsonable, type_name
 from flowyml.records import NotStored, Output, StepRecord
 from flowyml.running import Run, current_run, failure, parent_step, run
@@ -140,10 +139,9 @@ class Step(Generic[_Parameters, _Result]):
     def _warn_not_stored(self, key: str, value: object, error: Exception) -> None:
         which = f"The output {key!r}" if key else "The output"
         told = str(error) if isinstance(error, FlowymlError) else f"{type_name(error)}: {error}"
-        warnings.warn(
+        warn(
             f"{which} of the step {self.name!r}, a {type_name(value)}, was not stored: {told}",
             MaterializationWarning,
-            stacklevel=5,
         )
 
 

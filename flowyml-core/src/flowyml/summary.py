@@ -78,6 +78,12 @@ def summarize(
     )
 
 
+def plainly(title: str, properties: Mapping[str, Any]) -> Summary:
+    """Collect properties whatever they are."""
+    facts = ((str(key).replace("_", " "), text_of(value)) for key, value in properties.items())
+    return Summary(title, tuple(facts), (), ())
+
+
 def _totals(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("parameters", "trainable_parameters", "frozen_parameters", "buffers"):
         if key in known:
@@ -86,6 +92,7 @@ def _totals(known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "size", size_of(known["size_bytes"])
     if "flops" in known:
         yield "FLOPs", _engineering(known["flops"])
+    if "activation_bytes" in known:
         yield "activations", size_of(known["activation_bytes"])
     for names in known.get("tied_parameters", ()):
         yield "tied", " = ".join(names)

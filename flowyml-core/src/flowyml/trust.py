@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-_PATTERN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*(\.\*)?")
+_PATTERN = r"[^\W\d]\w*(\.[^\W\d]\w*)*(\.\*)?"  # compiled when it is first used
 
 
 @attrs.frozen
@@ -45,7 +45,7 @@ class Trust:
 
 def _pattern(item: Any) -> str:
     if isinstance(item, str):
-        if not _PATTERN.fullmatch(item):
+        if not re.fullmatch(_PATTERN, item):
             raise ValueError(
                 f"trust= takes dotted names such as 'mypkg.Net' or 'mypkg.*'; got {item!r}"
             )

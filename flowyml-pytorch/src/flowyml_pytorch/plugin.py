@@ -25,7 +25,6 @@ from flowyml.interfaces import (
     SaveOptions,
     SaveResult,
 )
-from flowyml_pytorch.storing.damage import blame
 
 if TYPE_CHECKING:
     import torch
@@ -182,6 +181,8 @@ class ModuleMaterializer(Materializer):
 
     def blame(self, saved: Saved, path: str) -> str | None:
         """Name the tensors in a damaged file."""
+        from flowyml_pytorch.storing.damage import blame
+
         return blame(saved, path)
 
 
@@ -248,6 +249,8 @@ class ValueMaterializer(Materializer):
 
     def blame(self, saved: Saved, path: str) -> str | None:
         """Name the tensors in a damaged file."""
+        from flowyml_pytorch.storing.damage import blame
+
         return blame(saved, path)
 
 

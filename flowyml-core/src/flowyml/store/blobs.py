@@ -12,10 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flowyml.assets import StoredFile
 from flowyml.digests import digest_of
 from flowyml.errors import IntegrityError, StoreError
 from flowyml.store.backend import Backend
+from flowyml.stored import StoredFile
 
 LARGE = 1 << 20
 """Bytes from which on writing to the disk takes longer than starting a thread for it."""

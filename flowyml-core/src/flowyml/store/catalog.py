@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,8 +72,10 @@ class Catalog:
         return manifests.read(text, f"{name}@{version}")
 
     def _unknown(self, name: str) -> AssetNotFoundError:
+        from difflib import get_close_matches
+
         known = [listed for listed, _ in self.listed()]
-        near = difflib.get_close_matches(name, known, 1)
+        near = get_close_matches(name, known, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return AssetNotFoundError(
             f"{self._path} holds no {name!r}. It holds: {', '.join(known[:20]) or 'nothing yet'}."

@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from flowyml import adapters
-from flowyml.assets import StoredFile
 from flowyml.errors import FlowymlError, IntegrityError, MaterializationError
 from flowyml.interfaces import LoadOptions, Materializer, Saved
 from flowyml.progress import Progress
 from flowyml.store.blobs import LARGE, Blobs
 from flowyml.store.manifest import Manifest
+from flowyml.stored import StoredFile
 
 
 def checked_class_map(class_map: Mapping[Any, Any]) -> dict[str, type]:

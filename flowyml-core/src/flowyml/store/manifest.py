@@ -14,13 +14,14 @@ from typing import Any, TypeVar, get_args
 import attrs
 
 from flowyml import encoding, names
-from flowyml.assets import Asset, Parent, Relation, Restore, Stored, StoredFile
+from flowyml.assets import Asset, Parent, Relation
 from flowyml.digests import digest_of_bytes, is_digest
 from flowyml.errors import IntegrityError, StoreError
 from flowyml.history import TrainingHistory
 from flowyml.interfaces import SaveResult
 from flowyml.models import Model
 from flowyml.properties import Metadata
+from flowyml.stored import Restore, Stored, StoredFile
 
 SCHEMA = 1
 """Version of the manifest's layout. A reader refuses those it doesn't know."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 from flowyml import adapters, encoding
-from flowyml.assets import Asset, StoredFile
+from flowyml.assets import Asset
 from flowyml.digests import digest_of_bytes, is_digest
 from flowyml.errors import (
     AdapterWarning,
@@ -17,6 +16,7 @@ from flowyml.errors import (
     IntegrityError,
     MaterializationError,
     StoreError,
+    warn,
 )
 from flowyml.interfaces import Earlier, Materializer, SaveOptions, SaveResult
 from flowyml.progress import Progress
@@ -24,6 +24,7 @@ from flowyml.properties import type_name
 from flowyml.store import manifest as manifests
 from flowyml.store.blobs import LARGE, Blobs
 from flowyml.store.manifest import Manifest
+from flowyml.stored import StoredFile
 
 
 def materializer_of(data: object) -> Materializer:
@@ -76,12 +77,11 @@ def _can_save(
     try:
         return bool(materializer.can_save(data, format, options))
     except (Exception, SystemExit) as error:
-        warnings.warn(
+        warn(
             f"The materializer {materializer.key!r} failed to say whether a {type_name(data)} can "
             f"be saved in the format {format!r}, which counts as no: {type(error).__name__}: "
             f"{error}",
             AdapterWarning,
-            stacklevel=2,
         )
         return False
 

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from flowyml import adapters, encoding, names
-from flowyml.assets import Asset, Stored
+from flowyml.assets import Asset
 from flowyml.errors import AssetNotFoundError, IntegrityError, StoreError
 from flowyml.interfaces import Earlier, LoadOptions, SaveOptions
 from flowyml.models import described
@@ -30,6 +30,7 @@ from flowyml.store.catalog import Catalog, deleted_key, manifest_key
 from flowyml.store.layout import Layout
 from flowyml.store.manifest import Manifest
 from flowyml.store.transfer import export, read_manifest, take_in
+from flowyml.stored import Stored
 from flowyml.trust import Trust
 
 

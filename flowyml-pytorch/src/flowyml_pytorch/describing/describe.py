@@ -5,14 +5,13 @@ What each property means exactly is written in ``docs/metadata.md``.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from flowyml.errors import AdapterWarning
+from flowyml.errors import AdapterWarning, warn
 from flowyml_pytorch.describing import census, exported, functional
 from flowyml_pytorch.describing.census import Census, Counts
 from flowyml_pytorch.describing.observe import UNOBSERVED, observe
@@ -87,11 +86,10 @@ def _state(found: Census, model: nn.Module) -> tuple[int | None, dict[str, list[
         shown = [key for key, tensor in tensors.items() if not is_lazy(tensor)][: census.SAMPLE]
         return len(tensors), {key: list(tensors[key].shape) for key in shown}
     except Exception as error:  # a user's own method may raise anything
-        warnings.warn(
+        warn(
             f"num_tensors and tensor_shapes_sample of a {found.class_name} are not known: "
             f"its state_dict() raised {type(error).__name__}: {error}",
             AdapterWarning,
-            stacklevel=2,
         )
         return None, None
 

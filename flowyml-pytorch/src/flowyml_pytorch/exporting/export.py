@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
-from flowyml.errors import MaterializationError, MaterializationWarning
+from flowyml.errors import MaterializationError, MaterializationWarning, warn
 from flowyml_pytorch.describing.census import class_name
 from flowyml_pytorch.describing.observe import arguments_of, unchanged
 
@@ -160,11 +160,10 @@ def _pass_on(module: nn.Module, told: list[warnings.WarningMessage]) -> None:
     for warning in told:
         text = str(warning.message)
         if "were assigned during export" in text and "_flat_weights" not in text:
-            warnings.warn(
+            warn(
                 f"What the forward of {class_name(module)} leaves on the module isn't part of the "
                 f"exported program: {text}",
                 MaterializationWarning,
-                stacklevel=4,
             )
 
 

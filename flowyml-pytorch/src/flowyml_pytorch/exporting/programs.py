@@ -12,7 +12,6 @@ import inspect
 import json
 import threading
 import types
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from flowyml.errors import MaterializationError, MaterializationWarning, UntrustedDataError
+from flowyml.errors import MaterializationError, MaterializationWarning, UntrustedDataError, warn
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
 from flowyml_pytorch.describing.census import class_name, unwrap
 from flowyml_pytorch.exporting import archive as program_archive
@@ -92,12 +91,11 @@ def save(model: nn.Module | ExportedProgram, folder: Path, example_inputs: Any) 
             "dynamic": [*found.dynamic],
         }
         if module.training and _behaves_as_in_training(program):
-            warnings.warn(
+            warn(
                 f"{name} is exported in training mode, and stays in it: its dropout and batch "
                 f"normalization act as in training. Call eval() before you save it to export it "
                 f"for inference.",
                 MaterializationWarning,
-                stacklevel=2,
             )
     weights = {key: item for key, item in program.state_dict.items() if isinstance(item, Tensor)}
     left_out = [key for key in program.state_dict if key not in weights]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import json
 import struct
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowyml.errors import MaterializationError, MaterializationWarning
+from flowyml.errors import MaterializationError, MaterializationWarning, warn
 from flowyml.interfaces import LoadOptions, Saved, SaveResult
 from flowyml_pytorch.describing.census import class_name, unwrap
 from flowyml_pytorch.storing.layout import KINDS, span, storage_of
@@ -57,7 +56,11 @@ def save(module: nn.Module, folder: Path) -> SaveResult:
     aliases = _aliases(tensors)
     kept = {key: _packed(item) for key, item in tensors.items() if key not in aliases}
     path = folder / FILE
-    library.save_file(kept, str(path), metadata={**aliases, "format": "pt"})
+    try:
+        library.save_file(kept, str(path), metadata={**aliases, "format": "pt"})
+    except importlib.import_module("safetensors").SafetensorError as error:
+        # The tensors were checked, so it is the disk, of which the library tells in its own way.
+        raise OSError(f"{path} can't be written: {error}") from error
     _put_in_order(path)
     if _read(path, name, library).keys() != kept.keys():  # better now than when it is needed
         raise MaterializationError(f"{FILE} of {name} could not be read back")
@@ -190,9 +193,7 @@ def _warn(name: str, left_out: list[str], apart: list[str]) -> None:
     if apart:
         told += f" Memory that {_listed(apart)} shared with another tensor isn't shared any more."
     if told:
-        warnings.warn(
-            f"{name} is saved as safetensors.{told}", MaterializationWarning, stacklevel=3
-        )
+        warn(f"{name} is saved as safetensors.{told}", MaterializationWarning)
 
 
 def _listed(names: list[str]) -> str:

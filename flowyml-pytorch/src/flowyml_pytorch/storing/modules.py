@@ -7,7 +7,6 @@ the rest.
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from flowyml.errors import MaterializationError, MaterializationWarning, UnsupportedObjectError
+from flowyml.errors import (
+    MaterializationError,
+    MaterializationWarning,
+    UnsupportedObjectError,
+    warn,
+)
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml.properties import type_name
 from flowyml_pytorch.quantizing import packed
@@ -73,11 +77,10 @@ def _warn(module: nn.Module, how: str, left_out: list[str]) -> None:
     if left_out:
         named = ", ".join(left_out[:5]) + (" and more" if len(left_out) > 5 else "")
         lacking = f" Left out are {named}: a state dict keeps plain tensors and containers only."
-    warnings.warn(
+    warn(
         f"{type(module).__name__} is saved {how}.{lacking} Loading it will need into= a module "
         f"that you build.",
         MaterializationWarning,
-        stacklevel=3,
     )
 
 
@@ -155,11 +158,10 @@ def load_into(
         check_same_keys(_others_of(state), _others_of(there), saved.ref)
     _check_fit(state, there, saved.ref)
     if left_out:
-        warnings.warn(
+        warn(
             f"{saved.ref} was saved without {', '.join(map(str, left_out))}, which holds more than "
             f"tensors; these entries stay as they are in the module that into= gives.",
             MaterializationWarning,
-            stacklevel=2,
         )
     copies = {key: item.clone() for key, item in _at_risk(inner, there)}
     try:

@@ -11,7 +11,6 @@ import enum
 import importlib
 import sys
 import types
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import attrs
 import torch
 from torch import nn
 
-from flowyml.errors import MaterializationError, MaterializationWarning, UntrustedDataError
+from flowyml.errors import MaterializationError, MaterializationWarning, UntrustedDataError, warn
 from flowyml.trust import Trust
 from flowyml_pytorch.describing.functional import path_of
 from flowyml_pytorch.storing.every_kind import SAFE
@@ -266,12 +265,11 @@ class Resolver:
             return name
         if self.main in sys.modules or _imported(name) is None:
             return Name(self.main, name.qualname)
-        warnings.warn(
+        warn(
             f"{self.ref} was saved by the script {self.main!r}; its class {name.qualname} is taken "
             f"from the script that runs now, which has one of that name. Import {self.main} to use "
             f"the original.",
             MaterializationWarning,
-            stacklevel=2,
         )
         return name
 

@@ -7,7 +7,6 @@ an optimizer saved beside its model comes back with the model's own parameters.
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from flowyml.errors import MaterializationError, MaterializationWarning
+from flowyml.errors import MaterializationError, MaterializationWarning, warn
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml.properties import type_name
 from flowyml_pytorch.storing import files, structure
@@ -96,11 +95,10 @@ def _save_state(
         raise MaterializationError(
             f"A {type_name(value)} can't be saved because of {error}."
         ) from error
-    warnings.warn(
+    warn(
         f"{type(value).__name__} is saved with its state only, because of {reason}. Loading it "
         f"will need into= one that you build.",
         MaterializationWarning,
-        stacklevel=2,
     )
     return attrs.evolve(files.write(found, folder, options), restore="weights", reason=reason)
 

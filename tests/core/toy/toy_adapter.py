@@ -1,0 +1,155 @@
+"""An adapter of the toy framework that keeps every promise."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flowyml
+from flowyml.errors import MaterializationError, UntrustedDataError
+from flowyml.interfaces import (
+    Extractor,
+    Layer,
+    LoadOptions,
+    Materializer,
+    RandomSource,
+    Saved,
+    SaveOptions,
+    SaveResult,
+)
+
+
+def is_polynomial(obj: object) -> bool:
+    toyframework = sys.modules.get("toyframework")
+    return toyframework is not None and issubclass(type(obj), toyframework.Polynomial)
+
+
+class ToyExtractor(Extractor):
+    modules = ("toyframework",)
+    framework = "toy"
+
+    def detect(self, obj: object) -> bool:
+        return is_polynomial(obj)
+
+    def extract(self, obj: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        count = len(obj.coefficients)
+        return {
+            "architecture": "Polynomial",
+            "model_class": type(obj).__name__,
+            "parameters": count,
+            "trainable_parameters": count,
+            "frozen_parameters": 0,
+            "layer_types": ["Polynomial"],
+            "tensor_shapes_sample": {"coefficients": [count]},
+            "training_mode": False,
+        }
+
+    def outline(self, obj: Any) -> Layer:
+        count = len(obj.coefficients)
+        return Layer("", "Polynomial", count, count)
+
+
+class ToyMaterializer(Materializer):
+    modules = ("toyframework",)
+    key = "toy.model"
+    formats = ("whole", "numbers")
+    types = ("toyframework.Polynomial",)
+    accepts = frozenset({"into"})
+
+    def detect(self, obj: object) -> bool:
+        return is_polynomial(obj)
+
+    def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:
+        (folder / "numbers.json").write_text(json.dumps(obj.coefficients))
+        if options.format == "numbers":
+            return SaveResult("weights", "this format keeps numbers only")
+        then = None if obj.then is None else f"{obj.then.__module__}.{obj.then.__qualname__}"
+        (folder / "then.json").write_text(json.dumps(then))
+        return SaveResult(required_trust=() if then is None else (then,))
+
+    def load(self, saved: Saved, options: LoadOptions) -> Any:
+        import toyframework
+
+        coefficients = self.read(saved, "numbers.json")
+        if not isinstance(coefficients, list) or {*map(type, coefficients)} != {float}:
+            raise MaterializationError(f"{saved.ref}: numbers.json isn't a list of numbers")
+        if saved.format == "numbers" and options.into is None:
+            return coefficients
+        then = None if saved.format == "numbers" else self.function(saved, options)
+        if options.into is None:
+            return toyframework.Polynomial(coefficients, then)
+        if not is_polynomial(options.into):
+            raise MaterializationError(f"{saved.ref} needs into=Polynomial(...)")
+        options.into.coefficients = coefficients
+        if saved.format == "whole":
+            options.into.then = then
+        return options.into
+
+    def function(self, saved: Saved, options: LoadOptions) -> Any:
+        name = self.read(saved, "then.json")
+        if name is None:
+            return None
+        if type(name) is not str:
+            raise MaterializationError(f"{saved.ref}: then.json isn't a name")
+        if not options.trust.allows(name):
+            raise UntrustedDataError(f"{saved.ref} needs trust=[{name!r}]", [name])
+        module, _, attribute = name.rpartition(".")
+        return getattr(importlib.import_module(module), attribute)
+
+    def read(self, saved: Saved, path: str) -> Any:
+        try:
+            return json.loads(saved.files[path].read_bytes())
+        except (KeyError, ValueError, RecursionError) as error:
+            raise MaterializationError(f"{saved.ref}: {path} is unfit") from error
+
+
+class ToySource(RandomSource):
+    name = "toy"
+
+    def seed(self, seed: int) -> None:
+        toyframework = sys.modules.get("toyframework")
+        if toyframework is not None:
+            toyframework.generator.seed(seed)
+
+    def state(self) -> Any:
+        toyframework = sys.modules.get("toyframework")
+        return None if toyframework is None else toyframework.generator.getstate()
+
+    def restore(self, state: Any) -> None:
+        if state is not None:
+            sys.modules["toyframework"].generator.setstate(state)
+
+
+class Plugin:
+    """The plugin: the parts of the toy adapter, or others in their place."""
+
+    api_version = 1
+
+    def __init__(
+        self,
+        extractor: type[Extractor] = ToyExtractor,
+        *materializers: type[Materializer],
+        sources: tuple[type[RandomSource], ...] = (ToySource,),
+    ) -> None:
+        self.extractor = extractor
+        self.materializers = materializers or (ToyMaterializer,)
+        self.sources = sources
+
+    @flowyml.hookimpl
+    def flowyml_register_extractors(self) -> list[Extractor]:
+        return [self.extractor()]
+
+    @flowyml.hookimpl
+    def flowyml_register_materializers(self) -> list[Materializer]:
+        return [materializer() for materializer in self.materializers]
+
+    @flowyml.hookimpl
+    def flowyml_register_random_sources(self) -> list[RandomSource]:
+        return [source() for source in self.sources]
+
+
+plugin = Plugin()
