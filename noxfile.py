@@ -55,9 +55,10 @@ def install(session: nox.Session, *requirements: str) -> None:
 
 
 def run_pytest(session: nox.Session, *args: str, python: str = "python") -> None:
-    report = Path(session.virtualenv.location, "pytest.xml")
+    folder = next(arg for arg in args if not arg.startswith("-"))
+    report = Path(session.virtualenv.location, f"{folder.replace('/', '-')}.xml")
     report.unlink(missing_ok=True)
-    reports[session.name] = report
+    reports[f"{session.name} {folder}"] = report
     session.run(python, "-m", "pytest", f"--junit-xml={report}", *args, external=python != "python")
 
 
@@ -94,7 +95,7 @@ def fix(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """mypy --strict over the source trees; what users write, under mypy and pyright."""
     tools = ("mypy", "numpy", "pyright[nodejs]", "pytest")
-    install(session, f"{CORE}[testing]", f"{PYTORCH}[safetensors]", *tools)
+    install(session, f"{CORE}[testing]", f"{PYTORCH}[safetensors]", SKLEARN, *tools)
     session.run("mypy", *session.posargs)
     run_pytest(session, "tests/typing")
 
@@ -110,10 +111,12 @@ def core(session: nox.Session) -> None:
 
 @nox.session
 def pytorch(session: nox.Session) -> None:
-    """The PyTorch adapter's tests."""
+    """The PyTorch adapter's tests, then those of two adapters in one process."""
     tools = ("hypothesis", "scikit-learn", "torchdata", "tqdm", "transformers")
     install(session, f"{CORE}[numpy,testing]", f"{PYTORCH}[safetensors]", *tools)
     run_pytest(session, "tests/pytorch", *session.posargs)
+    install(session, SKLEARN, "ipython", "jedi")
+    run_pytest(session, "tests/adapters", *session.posargs)
 
 
 @nox.session
@@ -141,10 +144,9 @@ def packaging(session: nox.Session) -> None:
 
 @nox.session
 def adapters(session: nox.Session) -> None:
-    """The example of a third party's adapter, by itself and beside the PyTorch adapter."""
-    tools = ("ipython", "jedi", "pytest")
-    install(session, f"{CORE}[testing]", PYTORCH, f"{SKLEARN}[test]", *tools)
-    run_pytest(session, "tests/adapters", f"{SKLEARN}/tests", *session.posargs)
+    """The example of a third party's adapter, where no other framework is installed."""
+    install(session, f"{CORE}[testing]", f"{SKLEARN}[test]")
+    run_pytest(session, f"{SKLEARN}/tests", *session.posargs)
 
 
 @nox.session
