@@ -16,8 +16,9 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any, cast
 
 from flowyml._version import __version__
+from flowyml.contents import Contents
 from flowyml.errors import AdapterError, AdapterWarning, warn
-from flowyml.plugins import Contents, collect
+from flowyml.plugins import collect
 
 LIMIT = "FLOWYML_ADAPTER_TIMEOUT"
 """The environment variable with the seconds that loading one adapter may take."""

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
 
-import attrs
 import pluggy
 
 from flowyml import hookspecs
 from flowyml._version import __version__
+from flowyml.contents import Contents
 from flowyml.errors import AdapterError
 from flowyml.interfaces import (
     API_VERSION,
@@ -23,43 +23,11 @@ from flowyml.interfaces import (
     Extractor,
     Materializer,
     RandomSource,
-    Recognizer,
 )
 from flowyml.properties import type_name
 
 _HOOK = "flowyml_register_"
 _KEY = r"[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z0-9_]+)+"  # compiled when it is first used
-
-
-@attrs.frozen
-class Contents:
-    """What a plugin's hooks returned."""
-
-    extractors: tuple[Extractor, ...] = ()
-    materializers: tuple[Materializer, ...] = ()
-    random_sources: tuple[RandomSource, ...] = ()
-
-    def items(self) -> tuple[Extractor | Materializer | RandomSource, ...]:
-        """All of it."""
-        return (*self.extractors, *self.materializers, *self.random_sources)
-
-    def claims(self) -> set[str]:
-        """What no second adapter may bring, in words."""
-        return (
-            {f"the framework {item.framework!r}" for item in self.extractors}
-            | {f"the materializer {item.key!r}" for item in self.materializers}
-            | {f"the random source {item.name!r}" for item in self.random_sources}
-        )
-
-    def names(self) -> set[str]:
-        """The names of adapters under which others look for what is in here."""
-        keys = {item.key.partition(".")[0] for item in self.materializers}
-        return keys | {item.framework for item in self.extractors}
-
-    def modules(self) -> set[str]:
-        """The modules of frameworks that loading the plugin must not have imported."""
-        items: tuple[Recognizer, ...] = (*self.extractors, *self.materializers)
-        return {module for item in items for module in item.modules}
 
 
 def collect(plugin: object) -> Contents:

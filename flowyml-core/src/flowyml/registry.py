@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
-from flowyml import plugins
+from flowyml.contents import Contents
 from flowyml.errors import AdapterError, AdapterNotFoundError, AdapterWarning, warn
-from flowyml.interfaces import Extractor, Materializer, RandomSource
-from flowyml.isolation import Attempt
-from flowyml.plugins import Contents
 from flowyml.properties import type_name
+
+if TYPE_CHECKING:
+    import pluggy
+
+    from flowyml.interfaces import Extractor, Materializer, RandomSource
+    from flowyml.isolation import Attempt
 
 State: TypeAlias = Literal["known", "loaded", "broken", "disabled"]
 
@@ -114,7 +117,7 @@ class Registry:
 
     def __init__(self, adapters: Iterable[Adapter]) -> None:
         self._adapters = list(adapters)
-        self._plugins = plugins.manager()
+        self._plugins: pluggy.PluginManager | None = None
         self._lock = threading.RLock()
 
     def infos(self) -> list[AdapterInfo]:
@@ -145,6 +148,10 @@ class Registry:
         self._warn(adapter)
         return adapter.info
 
+    def has(self, plugin: object) -> bool:
+        """Tell whether a plugin is loaded and in use."""
+        return self._plugins is not None and self._plugins.is_registered(plugin)
+
     def load(self, name: str | None = None) -> None:
         """Load the adapters of that name, or all, that are not loaded yet."""
         if all(adapter.state in ("loaded", "disabled") for adapter in self._adapters):
@@ -160,6 +167,10 @@ class Registry:
                     raise AdapterError(_left_out(adapter)) from adapter.error
 
     def _load(self, adapter: Adapter, *, trusted: bool = False) -> None:
+        from flowyml.isolation import Attempt  # whoever loads no adapter doesn't wait for these
+        from flowyml.plugins import manager
+
+        self._plugins = self._plugins or manager()
         adapter.attempt = attempt = adapter.attempt or Attempt(adapter.load)
         attempt.finish(trusted=trusted)
         error = attempt.error

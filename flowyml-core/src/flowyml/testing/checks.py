@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 from flowyml import Store, adapters
 from flowyml.assets import Asset
+from flowyml.contents import Contents
 from flowyml.errors import FlowymlWarning
 from flowyml.interfaces import Materializer
-from flowyml.plugins import Contents
 from flowyml.properties import type_name
 from flowyml.registry import told
 from flowyml.testing.subject import ConformanceError, Named, Subject, load_adapter

@@ -119,7 +119,7 @@ def load_adapter(subject: Named) -> None:
         return
     plugin = plugin_of(subject.plugin)
     if known is not None:
-        if adapters._registry._plugins.is_registered(plugin):
+        if adapters._registry.has(plugin):
             return
         raise ConformanceError(
             f"`plugin` is {subject.plugin!r}, and {known} is there already, which would be tested "
