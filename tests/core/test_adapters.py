@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import flowyml
-from flowyml import Model, Store, __version__, adapters, interfaces
+from flowyml import Asset, Model, Store, __version__, adapters, interfaces
 from flowyml.errors import (
     AdapterError,
     AdapterNotFoundError,
@@ -429,6 +429,56 @@ def test_two_claims_on_one_object_name_both_and_the_way_out(toy: Any) -> None:
     assert Model.create(toy([1.0]), framework="toy").parameters == 1
 
 
+@pytest.mark.parametrize(
+    ("code", "frameworks"),
+    [
+        ("import derived; model = derived.Model()", "derived derived.model"),
+        ("import base; model = base.Model()", "general general.model"),
+        ("import derived\nclass Own(derived.Model): pass\nmodel = Own()", "derived derived.model"),
+        ("import other; model = other.Model()", "general general.model"),
+    ],
+)
+def test_of_two_claims_that_of_the_framework_which_defines_the_class_counts(
+    code: str, frameworks: str, run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "base.py").write_text("class Model: weight = 1")
+    (tmp_path / "derived.py").write_text("import base\nclass Model(base.Model): pass")
+    (tmp_path / "other.py").write_text("import base\nclass Model(base.Model): pass")
+    for name, module in (("general", "base"), ("derived", "derived")):
+        source = f"""
+import flowyml, sys
+from flowyml.interfaces import Extractor, Materializer, SaveResult
+class Describes(Extractor):
+    framework = "{name}"
+    modules = ("{module}",)
+    def detect(self, obj): return isinstance(obj, sys.modules["{module}"].Model)
+    def extract(self, obj, options): return {{}}
+class Saves(Materializer):
+    key = "{name}.model"
+    modules = ("{module}",)
+    formats = ("nothing",)
+    detect = Describes.detect
+    def save(self, obj, folder, options): return SaveResult()
+    def load(self, saved, options): ...
+@flowyml.hookimpl
+def flowyml_register_extractors(): return [Describes()]
+@flowyml.hookimpl
+def flowyml_register_materializers(): return [Saves()]
+"""
+        make_distribution(tmp_path, name, source)
+    code = f"""
+{code}
+import flowyml
+asset = flowyml.Model.create(model, "m")
+stored = asset.save(flowyml.Store("store")).stored
+print(asset.framework, stored.materializer)
+chosen = flowyml.Model.from_general(model, "n").save(flowyml.Store("store"))
+print(chosen.framework, chosen.stored.materializer)
+"""
+    printed = run_python(code, PYTHONPATH=str(tmp_path))
+    assert printed.splitlines() == [frameworks, "general general.model"]
+
+
 def test_an_extractor_that_raises_costs_the_description_only() -> None:
     register(Greedy())
     with pytest.warns(AdapterWarning, match="ValueError: can't be described"):
@@ -555,7 +605,7 @@ def test_loading_without_the_adapter_that_saved(store: Store, toy: Any, monkeypa
         store.load("m")
 
 
-def test_a_key_is_refused_when_two_materializers_claim_an_object(store: Store, toy: Any) -> None:
+def test_an_object_that_two_materializers_claim_is_refused(store: Store, toy: Any) -> None:
     materializer = adapters.materializer("toy.model")
 
     class Twin(type(materializer)):  # type: ignore[misc]  # made on the fly
@@ -568,4 +618,5 @@ def test_a_key_is_refused_when_two_materializers_claim_an_object(store: Store, t
 
     adapters.register(Plugin(), name="twin")
     with pytest.raises(MaterializationError, match="'toy.model' of .* and 'twin.model' of"):
-        store.save(toy([1.0]), "m")
+        store.save(Asset(data=toy([1.0])), "m")
+    assert store.save(Model.from_toy(toy([1.0])), "m").stored.materializer == "toy.model"

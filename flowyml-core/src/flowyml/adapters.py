@@ -111,7 +111,7 @@ def extractor_of(obj: object) -> Extractor:
         AmbiguousFrameworkError: when several do.
     """
     _registry.load()
-    found = _detecting(_registry.extractors(), obj)
+    found = _nearest(_detecting(_registry.extractors(), obj), obj)
     if len(found) == 1:
         return found[0]
     if found:
@@ -129,18 +129,25 @@ def extractor_of(obj: object) -> Extractor:
 def extractor_or_none(obj: object) -> Extractor | None:
     """Return the extractor that recognises an object, or None when not exactly one does."""
     _registry.load()
-    found = _detecting(_registry.extractors(), obj)
+    found = _nearest(_detecting(_registry.extractors(), obj), obj)
     return found[0] if len(found) == 1 else None
 
 
-def materializer_of(obj: object) -> Materializer | None:
+def materializer_of(obj: object, framework: str | None = None) -> Materializer | None:
     """Return the materializer that handles an object, or None.
+
+    Args:
+        obj: the object.
+        framework: whose materializer it is when several claim the object.
 
     Raises:
         MaterializationError: when several claim it.
     """
     _registry.load()
     found = _detecting(_registry.materializers(), obj)
+    if len(found) > 1:
+        own = [item for item in found if item.key.partition(".")[0] == framework]
+        found = own or _nearest(found, obj)
     if len(found) > 1:
         claims = " and ".join(f"{i.key!r} of {_registry.provider(i)}" for i in found)
         raise MaterializationError(
@@ -180,6 +187,20 @@ def _detecting(items: Iterable[_Detecting], obj: object) -> builtins.list[_Detec
         for item in items
         if (not item.modules or not imported.keys().isdisjoint(item.modules)) and detects(item, obj)
     ]
+
+
+def _nearest(claims: builtins.list[_Detecting], obj: object) -> builtins.list[_Detecting]:
+    """Return those claims whose framework defines the object's class, or its nearest base.
+
+    A classifier of XGBoost is an estimator of scikit-learn too: it is for the adapter of the former
+    if there is one, and for the other if not.
+    """
+    for cls in type(obj).__mro__ if len(claims) > 1 else ():
+        where = f"{cls.__module__}."
+        near = [item for item in claims if any(where.startswith(f"{m}.") for m in item.modules)]
+        if near:
+            return near
+    return claims
 
 
 def detects(item: Extractor | Materializer, obj: object) -> bool:

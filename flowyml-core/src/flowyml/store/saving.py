@@ -19,6 +19,7 @@ from flowyml.errors import (
     warn,
 )
 from flowyml.interfaces import Earlier, Materializer, SaveOptions, SaveResult
+from flowyml.models import Model
 from flowyml.progress import Progress
 from flowyml.properties import type_name
 from flowyml.store import manifest as manifests
@@ -27,13 +28,14 @@ from flowyml.store.manifest import Manifest
 from flowyml.stored import StoredFile
 
 
-def materializer_of(data: object) -> Materializer:
-    """Return the materializer that handles an object.
+def materializer_of(asset: Asset) -> Materializer:
+    """Return the materializer that handles an asset's data.
 
     Raises:
-        MaterializationError: when none does.
+        MaterializationError: when none does, or several do.
     """
-    found = adapters.materializer_of(data)
+    data = asset.data
+    found = adapters.materializer_of(data, asset.framework if isinstance(asset, Model) else None)
     if found is None:
         raise MaterializationError(
             f"No materializer handles a {type_name(data)}, so it can't be saved. Handled are: "

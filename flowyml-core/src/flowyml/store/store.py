@@ -121,7 +121,7 @@ class Store:
                 f"Model.load or Store.load first."
             )
         name = names.check_name(name if name is not None else asset.name)
-        materializer = saving.materializer_of(asset.data)
+        materializer = saving.materializer_of(asset)
         chosen = saving.chosen_format(materializer, format, (*preferred, *self.format), asset)
         self._layout.prepare()
         try:
