@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,14 @@ BROKEN = {
         "Unfit.formats is 'odd'; needed are several strings",
     ),
     "has no formats": (MATERIALIZERS.format(line="formats = ()"), "has no formats"),
+    "has formats in no order": (
+        MATERIALIZERS.format(line="formats = {'odd'}"),
+        "Unfit.formats is {'odd'}; needed are several strings in order",
+    ),
+    "has unfit conversions": (
+        MATERIALIZERS.format(line="conversions = {'odd': 'even'}"),
+        "Unfit.conversions is {'odd': 'even'}; needed are tuples",
+    ),
     "has modules that are none": (
         MATERIALIZERS.format(line="modules = (1,)"),
         "Unfit.modules is (1,); needed are several strings",
@@ -232,6 +241,186 @@ def test_an_adapter_in_a_package_that_uses_it_while_it_is_imported(
     )
     printed = run_python("import project", PYTHONPATH=str(tmp_path), FLOWYML_ADAPTER_TIMEOUT="20")
     assert printed.strip() == "2"
+
+
+@pytest.mark.parametrize(
+    ("source", "cause"),
+    [
+        ("class E(Exception):\n  def __str__(self): raise self\nraise E", "E (whose text can't be"),
+        (
+            "class E(Exception):\n  def __str__(self): raise SystemExit(3)\nraise E",
+            "E (whose text can't be had)",
+        ),
+        ("class E(BaseException): pass\nraise E('a panic')", "E: a panic"),
+        ("raise ImportError('no', name=5)", "ImportError: no"),
+        ("raise ValueError('\\ud800')", "ValueError: \\ud800"),
+        ("import flowyml\nflowyml.adapters.register(object(), 'x')", "'x' can't be registered by"),
+        (f"import itertools\n{EXTRACTORS}itertools.repeat(1)", "more than 10000 objects"),
+        (f"{EXTRACTORS}None", "flowyml_register_extractors returned None; needed is a list"),
+    ],
+)
+def test_whatever_an_adapter_does_while_it_is_loaded_is_told(
+    source: str, cause: str, run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", source)
+    code = """
+import flowyml
+print(flowyml.Store("store").save([1, 2], "numbers").ref)
+print([i.state for i in flowyml.adapters.list() if i.name in ("core", "odd")])
+"""
+    printed = run_python(code, PYTHONPATH=str(tmp_path), FLOWYML_ADAPTER_TIMEOUT="20")
+    assert printed.startswith("numbers@v1\n['loaded', 'broken']\n")
+    assert re.search(
+        rf"'odd' \(odd 1\.2\) is left out: (AdapterError: )?.*{re.escape(cause)}", printed
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, 'utf-8')",
+        "import sys\nsys.stdout.close()",
+        "import threading\nthreading.excepthook = None",
+    ],
+)
+def test_an_adapter_that_takes_the_output_away_gives_it_back(
+    source: str, run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", source + GOOD)
+    code = "import flowyml; print(flowyml.Model.from_odd(1j).parameters)"
+    assert run_python(code, PYTHONPATH=str(tmp_path)).strip() == "2"
+
+
+def test_a_user_may_print_from_a_thread_while_adapters_are_loaded(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    for name in ("odd", "odder", "oddest"):
+        make_distribution(
+            tmp_path, name, "import time; time.sleep(0.05)" + GOOD.replace("odd", name)
+        )
+    code = """
+import flowyml, os, sys, threading
+sys.stdout = open(os.devnull, "w")
+go_on = True
+def talk():
+    while go_on:
+        print("something")
+threads = [threading.Thread(target=talk)]
+for thread in threads: thread.start()
+states = [info.state for info in flowyml.adapters.load()]
+go_on = False
+for thread in threads: thread.join()
+sys.stdout.close()
+print(states.count("loaded") >= 4, file=sys.__stdout__)
+"""
+    assert run_python(code, PYTHONPATH=str(tmp_path)).strip() == "True"
+
+
+def test_what_a_user_redirects_meanwhile_stays_redirected_no_longer(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", "import time; time.sleep(0.5)" + GOOD)
+    code = """
+import contextlib, flowyml, io, threading, time
+caught = io.StringIO()
+with contextlib.redirect_stdout(caught):
+    thread = threading.Thread(target=flowyml.adapters.load)
+    thread.start()
+    time.sleep(0.2)
+thread.join()
+print("shown")
+"""
+    assert run_python(code, PYTHONPATH=str(tmp_path)).strip() == "shown"
+
+
+def test_a_hanging_adapter_is_no_burden_afterwards(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", "while True: pass")
+    code = """
+import flowyml, sys, time
+flowyml.adapters.load()
+time.sleep(0.5)
+print(len(sys._current_frames()))
+"""
+    printed = run_python(code, PYTHONPATH=str(tmp_path), FLOWYML_ADAPTER_TIMEOUT="0.3")
+    assert printed.startswith("1\n")  # thread
+
+
+def test_a_child_that_is_forked_while_an_adapter_is_loaded_loads_it_itself(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", "import time; time.sleep(1)" + GOOD)
+    code = """
+import flowyml, os, sys, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
+thread = threading.Thread(target=flowyml.adapters.load)
+thread.start()
+time.sleep(0.3)
+child = os.fork()
+if not child:
+    os._exit(0 if flowyml.Store("store").save(1, "one").version == "v1" else 1)
+print(os.waitpid(child, 0)[1])
+thread.join()
+"""
+    assert run_python(code, PYTHONPATH=str(tmp_path), FLOWYML_ADAPTER_TIMEOUT="5").strip() == "0"
+
+
+def test_adapters_load_where_no_thread_can_be_started(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", GOOD)
+    code = """
+import _thread, flowyml
+def refuse(*arguments): raise RuntimeError("can't start new thread")
+_thread.start_new_thread = refuse
+print(flowyml.Model.from_odd(1j).parameters)
+"""
+    assert run_python(code, PYTHONPATH=str(tmp_path)).strip() == "2"
+
+
+def test_an_interrupted_load_goes_on_where_no_thread_can_be_started(
+    run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    once = """
+import os
+if not os.path.exists("met"):
+    open("met", "w").close()
+    raise KeyboardInterrupt
+"""
+    make_distribution(tmp_path, "odd", once + GOOD)
+    (tmp_path / "project.py").write_text("import flowyml; flowyml.adapters.load()")
+    code = """
+import flowyml
+try:
+    import project  # which loads it in this thread
+except KeyboardInterrupt:
+    print("interrupted")
+print(flowyml.Model.from_odd(1j).parameters)
+"""
+    assert run_python(code, PYTHONPATH=str(tmp_path)).splitlines() == ["interrupted", "2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "cause"),
+    [
+        ('framework = "odd"', 'framework = "odd"; options = ("name",)', "has the option 'name'"),
+        ('framework = "odd"', 'framework = "odd"; options = ("a-b",)', "has the option 'a-b'"),
+    ],
+)
+def test_an_option_that_cannot_be_an_argument_is_refused(
+    old: str, new: str, cause: str, run_python: Callable[..., str], tmp_path: Path
+) -> None:
+    make_distribution(tmp_path, "odd", GOOD.replace(old, new))
+    printed = run_python("import flowyml; flowyml.adapters.load()", PYTHONPATH=str(tmp_path))
+    assert cause in printed
+
+
+def test_an_extractor_need_not_be_hashable(run_python: Callable[..., str], tmp_path: Path) -> None:
+    equal = GOOD.replace("class Odd", "import dataclasses\n@dataclasses.dataclass\nclass Odd")
+    make_distribution(tmp_path, "odd", equal.replace('framework = "odd"', 'framework = "odd"'))
+    code = "import flowyml; print(flowyml.Model.from_odd(1j).refresh().parameters)"
+    assert run_python(code, PYTHONPATH=str(tmp_path)).strip() == "2"
 
 
 def test_an_unfit_time_limit_is_told_of(run_python: Callable[..., str], tmp_path: Path) -> None:

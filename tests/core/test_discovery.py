@@ -145,3 +145,11 @@ def test_a_finder_that_fails_costs_a_warning(
     install("site", "toy_one", adapter("one"))
     with pytest.warns(AdapterWarning, match="may be missing: RuntimeError: the finder's own"):
         assert found() == {"toy": "one"}
+
+
+def test_a_folder_that_may_not_be_looked_into_does_no_harm(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("site", "toy_one", adapter("one"))
+    monkeypatch.syspath_prepend("x" * 5000)  # too long a name raises where a closed folder does
+    assert found() == {"toy": "one"}

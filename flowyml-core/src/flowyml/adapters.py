@@ -18,7 +18,6 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import importlib_metadata
@@ -29,10 +28,11 @@ from flowyml.errors import (
     AmbiguousFrameworkError,
     MaterializationError,
     UnknownFrameworkError,
+    told,
     warn,
 )
 from flowyml.properties import type_name
-from flowyml.registry import Adapter, AdapterInfo, Registry, State, plugin_name, told
+from flowyml.registry import Adapter, AdapterInfo, Registry, State, plugin_name
 
 if TYPE_CHECKING:
     from flowyml.interfaces import Extractor, Materializer, RandomSource
@@ -207,7 +207,9 @@ def detects(item: Extractor | Materializer, obj: object) -> bool:
     """Ask whether an extractor or materializer handles an object; one that fails says no."""
     try:
         return bool(item.detect(obj))
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a panic of Rust code is one
         warn(
             f"{type_name(item)} of the adapter {provider(item)} failed to say whether it handles "
             f"a {type_name(obj)}, which counts as no: {told(error)}",
@@ -223,6 +225,7 @@ def _scan() -> Iterator[Adapter]:
         "flowyml.builtin",
         lambda: importlib.import_module("flowyml.builtin"),
         lambda: ("flowyml-core", __version__),
+        is_ours=True,
     )
     entry_points = sorted(_entry_points(), key=lambda e: (e.name, e.value))
     disabled = set(os.environ.get("FLOWYML_DISABLE_ADAPTERS", "").replace(" ", "").split(","))
@@ -247,7 +250,7 @@ def _entry_points() -> builtins.list[importlib_metadata.EntryPoint]:
     """
     # What isn't there holds nothing, but importlib_metadata imports zipfile to make sure.
     entries: builtins.list[object] = [*sys.path]  # anybody may put anything there
-    path = [entry for entry in entries if isinstance(entry, str) and Path(entry).exists()]
+    path = [entry for entry in entries if isinstance(entry, str) and _exists(entry)]
     found: dict[str, Iterable[importlib_metadata.EntryPoint]] = {}
     for distribution in _distributions(path=path):
         try:
@@ -263,6 +266,10 @@ def _entry_points() -> builtins.list[importlib_metadata.EntryPoint]:
                 AdapterWarning,
             )
     return [entry_point for each in found.values() for entry_point in each]
+
+
+def _exists(entry: str) -> bool:
+    return os.path.exists(entry or os.curdir)  # noqa: PTH110  (Path raises where it may not look)
 
 
 def _distributions(**query: Any) -> Iterator[Any]:
@@ -298,3 +305,5 @@ def _origin(entry_point: importlib_metadata.EntryPoint) -> tuple[str | None, str
 
 
 _registry = Registry(_scan())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _registry.after_fork())  # noqa: PLW0108  (tests)

@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import attrs
@@ -19,10 +19,9 @@ import attrs
 from flowyml import adapters, encoding
 from flowyml._version import __version__
 from flowyml.assets import Asset
-from flowyml.errors import FlowymlError, StoreError
+from flowyml.errors import FlowymlError, FlowymlWarning, StoreError, told
 from flowyml.models import Model
 from flowyml.properties import describe
-from flowyml.registry import told
 from flowyml.summary import size_of
 
 
@@ -33,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings(), _output_of_ours_alone():
             warnings.showwarning = _show_warning
+            warnings.simplefilter("always", FlowymlWarning)  # shown, also where -W error is set
             command(parsed)
     except (FlowymlError, ValueError) as error:
         print(f"flowyml: {error}", file=sys.stderr)
@@ -53,13 +53,19 @@ def _output_of_ours_alone() -> Iterator[None]:
     one = os.dup(1)
     os.dup2(2, 1)
     try:
-        with os.fdopen(one, "w", encoding=stdout.encoding, closefd=False) as sys.stdout:
+        with os.fdopen(
+            one, "w", encoding=stdout.encoding, errors=_lenient(stdout.errors), closefd=False
+        ) as sys.stdout:
             yield
     finally:
         sys.stdout = stdout
         stdout.flush()
         os.dup2(one, 1)
         os.close(one)
+
+
+def _lenient(errors: str | None) -> str:
+    return "backslashreplace" if errors in (None, "strict", "surrogateescape") else errors
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -129,7 +135,8 @@ def _store(parsed: argparse.Namespace) -> Any:
 
 
 def _adapters(parsed: argparse.Namespace) -> None:
-    infos = adapters.load() if parsed.load else adapters.list()
+    with redirect_stdout(sys.stderr):  # of threads that adapters start, too
+        infos = adapters.load() if parsed.load else adapters.list()
     if parsed.json:
         _print_json([_adapter_as_data(info, parsed.verbose) for info in infos])
         return
@@ -177,7 +184,8 @@ def _adapter_as_data(info: adapters.AdapterInfo, verbose: bool) -> dict[str, Any
 
 
 def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
+    text = "".join(traceback.format_exception(error))
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _new_adapter(parsed: argparse.Namespace) -> None:

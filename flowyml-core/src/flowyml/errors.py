@@ -75,10 +75,24 @@ class MaterializationWarning(FlowymlWarning):
     """Something was not stored, or is stored but can't be restored exactly."""
 
 
+def told(error: BaseException | None) -> str:
+    """Return an error in words, with its type; one that has no words, or wild ones, too."""
+    name = type(error).__name__
+    try:
+        text = str(error).encode("utf-8", "backslashreplace").decode()
+    except (Exception, SystemExit):  # its __str__ is a stranger's too
+        return f"{name} (whose text can't be had)"
+    text = text if len(text) <= _LONG else f"{text[:_LONG]}…"
+    return f"{name}: {text}" if text else name
+
+
+_LONG = 2000
+
+
 def warn(text: str, category: type[Warning]) -> None:
     """Warn at the line that led here from outside of flowyml and its adapters."""
     level, frame = 1, sys._getframe()
-    while _is_ours(frame.f_globals.get("__name__", "")) and frame.f_back is not None:
+    while _is_ours(str(frame.f_globals.get("__name__"))) and frame.f_back is not None:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowyml import adapters, properties
-from flowyml.errors import AdapterWarning, warn
+from flowyml.errors import AdapterWarning, told, warn
 from flowyml.properties import type_name
 
 if TYPE_CHECKING:
@@ -17,10 +17,13 @@ _Answer = TypeVar("_Answer")
 
 def extracted(extractor: Extractor, model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the properties of a model in their JSON form; none when the extractor fails."""
+    from flowyml import encoding
 
     def ask() -> dict[str, Any]:
         found = _of_type(extractor.extract(model, options), Mapping)
-        return {_of_type(key, str): properties.describe(value) for key, value in found.items()}
+        described = {_of_type(k, str): properties.describe(value) for k, value in found.items()}
+        encoding.dumps(described)  # what can't be stored is said so now
+        return described
 
     return _answered(extractor, f"A {type_name(model)} is not described", ask, {})
 
@@ -57,12 +60,11 @@ def _answered(
 ) -> _Answer:
     try:
         return ask()
-    except Warning:  # an error where the user wants warnings to be
+    except (Warning, KeyboardInterrupt):  # a warning is an error where the user wants it to be
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         warn(
-            f"{what}: the extractor of {adapters.provider(extractor)} failed with "
-            f"{type(error).__name__}: {error}",
+            f"{what}: the extractor of {adapters.provider(extractor)} failed with {told(error)}",
             AdapterWarning,
         )
         return otherwise

@@ -6,7 +6,6 @@ is installed, third parties' included.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -290,7 +289,7 @@ class Model(Asset, metaclass=ModelType):
             )
         extractor = adapters.extractor(self.framework or "")
         _check_is_model(extractor, self.data)
-        unknown = sorted(set(options) - extractor.options)
+        unknown = sorted(set(options).difference(extractor.options))
         if unknown:
             raise TypeError(f"{', '.join(unknown)}: not an option of {self.framework!r}")
         self._options = {**self._options, **options}
@@ -303,8 +302,18 @@ class Model(Asset, metaclass=ModelType):
         return f"{self.framework} {self.architecture or ''}".rstrip() + count
 
 
-@functools.cache
-def _constructor(cls: type[Model], extractor: Extractor) -> Callable[..., Model]:
+_constructors: dict[tuple[type[Model], int], Callable[..., Model]] = {}
+"""By identity, as an extractor need not be hashable; each holds its extractor, which so stays."""
+
+
+def _constructor(cls: Any, extractor: Extractor) -> Callable[..., Model]:
+    key = cls, id(extractor)
+    if key not in _constructors:
+        _constructors[key] = _make_constructor(cls, extractor)
+    return _constructors[key]
+
+
+def _make_constructor(cls: type[Model], extractor: Extractor) -> Callable[..., Model]:
     """Build ``Model.from_<framework>``, with a signature that help() and completion can show."""
 
     def from_framework(model: Any, name: str | None = None, **arguments: Any) -> Model:

@@ -6,9 +6,11 @@ look like.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 import pluggy
@@ -27,6 +29,7 @@ from flowyml.interfaces import (
 from flowyml.properties import type_name
 
 _HOOK = "flowyml_register_"
+_MANY = 10_000
 _KEY = r"[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z0-9_]+)+"  # compiled when it is first used
 
 
@@ -103,12 +106,19 @@ def _objects(manager: pluggy.PluginManager, what: str, interface: type[Any]) -> 
     hook = _HOOK + what
     wanted = f"flowyml.interfaces.{interface.__name__}"
     objects: list[Any] = []
-    for result in getattr(manager.hook, hook)():
+    caller = getattr(manager.hook, hook)
+    results = caller()
+    if len(results) < len(caller.get_hookimpls()):  # pluggy leaves None out
+        raise AdapterError(f"{hook} returned None; needed is a list of instances of {wanted}")
+    for result in results:
         if isinstance(result, (str, interface)) or not isinstance(result, Iterable):
             raise AdapterError(
                 f"{hook} returned a {type_name(result)}; needed is a list of instances of {wanted}"
             )
-        objects += result
+        for item in result:
+            objects.append(item)
+            if len(objects) > _MANY:  # an endless one in C would never let another thread go on
+                raise AdapterError(f"{hook} returned more than {_MANY} objects")
     for item in objects:
         if isinstance(item, type):
             raise AdapterError(
@@ -131,6 +141,19 @@ def _check_extractor(item: Extractor) -> None:
     _check_text(item, "accepts")
     for attribute in ("modules", "options", "optional"):
         _check_texts(item, attribute)
+    unfit = sorted(option for option in item.options if not _can_be_option(option))
+    if unfit:
+        raise AdapterError(
+            f"{type_name(item)} has the option {unfit[0]!r}, which can't be an argument of "
+            f"Model.from_{item.framework}: it is no identifier, or Model.create has it already"
+        )
+
+
+def _can_be_option(option: str) -> bool:
+    from flowyml.models import Model
+
+    taken = {"model", "framework", *inspect.signature(Model.create).parameters}
+    return option.isidentifier() and not iskeyword(option) and option not in taken
 
 
 def _check_materializer(item: Materializer) -> None:
@@ -141,8 +164,22 @@ def _check_materializer(item: Materializer) -> None:
         )
     for attribute in ("modules", "formats", "types", "conversions", "accepts"):
         _check_texts(item, attribute)
-    if not item.formats:
+    formats: object = item.formats
+    if not isinstance(formats, Sequence) or not all(formats):
+        raise AdapterError(
+            f"{type_name(item)}.formats is {_shown(formats)}; needed are several strings in "
+            f"order, the default first, as in ('one',)"
+        )
+    if not formats:
         raise AdapterError(f"{type_name(item)} has no formats; name at least one")
+    conversions: object = item.conversions
+    if not isinstance(conversions, Mapping) or not all(
+        isinstance(others, tuple) for others in conversions.values()
+    ):
+        raise AdapterError(
+            f"{type_name(item)}.conversions is {_shown(conversions)}; needed are tuples of "
+            f"strings by format, as in {{'one': ('other',)}}"
+        )
 
 
 def _check_text(item: object, attribute: str) -> str:

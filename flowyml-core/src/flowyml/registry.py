@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 
 from flowyml.contents import Contents
-from flowyml.errors import AdapterError, AdapterNotFoundError, AdapterWarning, warn
+from flowyml.errors import AdapterError, AdapterNotFoundError, AdapterWarning, told, warn
 from flowyml.properties import type_name
 
 if TYPE_CHECKING:
-    import pluggy
-
     from flowyml.interfaces import Extractor, Materializer, RandomSource
     from flowyml.isolation import Attempt
 
@@ -73,6 +71,7 @@ class Adapter:
             reading a distribution's metadata takes longer than the whole scan.
         frameworks: what it is expected to describe, before it is loaded.
         attempt: the loading, once it has begun.
+        is_ours: whether it can be trusted to load quickly and quietly.
     """
 
     name: str
@@ -84,6 +83,7 @@ class Adapter:
     error: BaseException | None = None
     contents: Contents = attrs.field(factory=Contents)
     attempt: Attempt | None = None
+    is_ours: bool = False
 
     @property
     def info(self) -> AdapterInfo:
@@ -117,7 +117,6 @@ class Registry:
 
     def __init__(self, adapters: Iterable[Adapter]) -> None:
         self._adapters = list(adapters)
-        self._plugins: pluggy.PluginManager | None = None
         self._lock = threading.RLock()
 
     def infos(self) -> list[AdapterInfo]:
@@ -128,7 +127,7 @@ class Registry:
         """The frameworks of adapters that are loaded, and those expected of the others."""
         for adapter in self._adapters:
             if adapter.state == "known":
-                yield from adapter.frameworks
+                yield from filter(str.isidentifier, adapter.frameworks)
             yield from (item.framework for item in adapter.contents.extractors)
 
     def register(self, plugin: object, name: str) -> AdapterInfo:
@@ -137,9 +136,14 @@ class Registry:
         Raises:
             AdapterError: when it is unfit or claims what another adapter has.
         """
-        adapter = Adapter(name, plugin_name(plugin), lambda: plugin)
+        if self._is_inside():
+            raise AdapterError(
+                f"{name!r} can't be registered by an adapter that is being loaded: let a hook of "
+                f"that adapter return what it brings"
+            )
+        adapter = Adapter(name, plugin_name(plugin), lambda: plugin, is_ours=True)
         with self._lock:
-            self._load(adapter, trusted=True)
+            self._load(adapter)
             if adapter.error is not None:
                 raise AdapterError(
                     f"The adapter {adapter.info} can't be registered: {told(adapter.error)}"
@@ -150,13 +154,16 @@ class Registry:
 
     def has(self, plugin: object) -> bool:
         """Tell whether a plugin is loaded and in use."""
-        return self._plugins is not None and self._plugins.is_registered(plugin)
+        return any(
+            adapter.state == "loaded" and adapter.attempt and adapter.attempt.plugin is plugin
+            for adapter in self._adapters
+        )
 
     def load(self, name: str | None = None) -> None:
         """Load the adapters of that name, or all, that are not loaded yet."""
         if all(adapter.state in ("loaded", "disabled") for adapter in self._adapters):
             return
-        if any(adapter.attempt and adapter.attempt.is_inside() for adapter in self._adapters):
+        if self._is_inside():
             return  # a plugin that uses flowyml while it is loaded has to do with what is there
         with self._lock:
             for adapter in list(self._adapters):
@@ -166,19 +173,31 @@ class Registry:
                 if _is_strict() and adapter.error and name in (None, adapter.name):
                     raise AdapterError(_left_out(adapter)) from adapter.error
 
-    def _load(self, adapter: Adapter, *, trusted: bool = False) -> None:
-        from flowyml.isolation import Attempt  # whoever loads no adapter doesn't wait for these
-        from flowyml.plugins import manager
+    def _is_inside(self) -> bool:
+        """Tell whether it is a plugin being loaded that calls."""
+        return any(each.attempt and each.attempt.is_inside() for each in self._adapters)
 
-        self._plugins = self._plugins or manager()
+    def after_fork(self) -> None:
+        """Begin again in a child, which has none of its parent's threads."""
+        self._lock = threading.RLock()
+        for adapter in self._adapters:
+            if adapter.state == "known":
+                adapter.attempt = None
+
+    def _load(self, adapter: Adapter) -> None:
+        from flowyml.isolation import Attempt  # whoever loads no adapter doesn't wait for these
+
         adapter.attempt = attempt = adapter.attempt or Attempt(adapter.load)
-        attempt.finish(trusted=trusted)
+        try:
+            attempt.finish(trusted=adapter.is_ours)
+        except KeyboardInterrupt:
+            adapter.attempt = attempt if attempt.goes_on() else None
+            raise
         error = attempt.error
         if error is None:
             try:
                 self._refuse_double_claims(adapter, attempt.contents)
-                self._plugins.register(attempt.plugin)
-            except (AdapterError, ValueError) as refused:
+            except AdapterError as refused:
                 error = refused
         if error is None:
             adapter.state, adapter.contents = "loaded", attempt.contents
@@ -272,12 +291,6 @@ class Registry:
 def plugin_name(plugin: object) -> str:
     """Return a name for a plugin: the module's, or the object's type's."""
     return str(getattr(plugin, "__name__", None) or type_name(plugin))
-
-
-def told(error: BaseException | None) -> str:
-    """Return an error in one line, with its type."""
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _left_out(adapter: Adapter) -> str:

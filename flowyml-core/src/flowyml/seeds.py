@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flowyml import adapters
-from flowyml.errors import AdapterWarning, warn
+from flowyml.errors import AdapterWarning, told, warn
 from flowyml.interfaces import RandomSource
 
 _LIMIT = 2**32
@@ -59,16 +59,22 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
     finally:
         for source, state in states:
-            _told(source, source.restore, state)
+            if state is not _FAILED:
+                _told(source, source.restore, state)
+
+
+_FAILED = object()
 
 
 def _told(source: RandomSource, call: Callable[..., Any], *arguments: Any) -> Any:
     """Call; a source that fails is told of, and takes no result and no other source with it."""
     try:
         return call(*arguments)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         warn(
-            f"The random source {source.name!r} failed: {type(error).__name__}: {error}",
+            f"The random source {source.name!r} failed: {told(error)}",
             AdapterWarning,
         )
-        return None
+        return _FAILED

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from flowyml import adapters
-from flowyml.errors import FlowymlError, IntegrityError, MaterializationError
+from flowyml.errors import FlowymlError, IntegrityError, MaterializationError, told
 from flowyml.interfaces import LoadOptions, Materializer, Saved
 from flowyml.progress import Progress
 from flowyml.store.blobs import LARGE, Blobs
@@ -70,12 +70,12 @@ def loaded(materializer: Materializer, saved: Saved, options: LoadOptions) -> An
     """
     try:
         return materializer.load(saved, options)
-    except (FlowymlError, Warning):
+    except (FlowymlError, Warning, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # the files may come from a stranger
+    except BaseException as error:  # the files may come from a stranger
         raise MaterializationError(
             f"{saved.ref} can't be loaded: the materializer {materializer.key!r} failed with "
-            f"{type(error).__name__}: {error}"
+            f"{told(error)}"
         ) from error
 
 
@@ -183,7 +183,7 @@ def _blamed(blobs: Blobs, manifest: Manifest, damaged: StoredFile) -> str:
             continue
     try:
         materializer = adapters.materializer(manifest.stored.materializer)
-        told = materializer.blame(saved(manifest, files), damaged.path)
+        lost = materializer.blame(saved(manifest, files), damaged.path)
     except (Exception, SystemExit):  # the files are damaged, after all
         return ""
-    return f" Damaged in it: {told}." if isinstance(told, str) else ""
+    return f" Damaged in it: {lost}." if isinstance(lost, str) else ""

@@ -16,6 +16,7 @@ from flowyml.errors import (
     IntegrityError,
     MaterializationError,
     StoreError,
+    told,
     warn,
 )
 from flowyml.interfaces import Earlier, Materializer, SaveOptions, SaveResult
@@ -78,11 +79,12 @@ def _can_save(
 ) -> bool:
     try:
         return bool(materializer.can_save(data, format, options))
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         warn(
             f"The materializer {materializer.key!r} failed to say whether a {type_name(data)} can "
-            f"be saved in the format {format!r}, which counts as no: {type(error).__name__}: "
-            f"{error}",
+            f"be saved in the format {format!r}, which counts as no: {told(error)}",
             AdapterWarning,
         )
         return False
@@ -141,12 +143,14 @@ def written(
     """
     try:
         result = materializer.save(data, folder, options)
-    except (FlowymlError, OSError, Warning):  # warnings are errors where the user wants them to be
+    except (FlowymlError, OSError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except Warning:  # an error where the user wants warnings to be
+        raise
+    except BaseException as error:
         raise MaterializationError(
             f"A {type_name(data)} can't be saved: the materializer {materializer.key!r} failed "
-            f"with {type(error).__name__}: {error}"
+            f"with {told(error)}"
         ) from error
     if not isinstance(result, SaveResult):
         raise MaterializationError(
