@@ -1,9 +1,13 @@
 import random
+import warnings
 
 import numpy as np
 import pytest
 
-from flowyml import Store, seed_everything, step
+from flowyml import Store, adapters, seed_everything, step
+from flowyml.errors import AdapterWarning
+from flowyml.interfaces import RandomSource
+from flowyml.seeds import seeded
 
 
 def numbers() -> tuple[float, float]:
@@ -56,4 +60,76 @@ def test_the_outer_state_is_put_back_after_an_error(store: Store) -> None:
     seed_everything(1)
     with pytest.raises(RuntimeError):
         fail()
+    assert numbers() == expected
+
+
+class Failing(RandomSource):
+    """A source of which one method fails."""
+
+    name = "failing"
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+        self.calls: list[str] = []
+
+    def call(self, method: str) -> None:
+        self.calls.append(method)
+        if method == self.method:
+            raise SystemExit(method)
+
+    def seed(self, seed: int) -> None:
+        self.call("seed")
+
+    def state(self) -> None:
+        self.call("state")
+
+    def restore(self, state: object) -> None:
+        self.call("restore")
+
+
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [
+        ("seed", ["state", "seed", "restore"]),
+        ("restore", ["state", "seed", "restore"]),
+        ("state", ["state", "seed"]),
+    ],
+)
+def test_a_source_that_fails_keeps_no_other_from_being_put_back(
+    method: str, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Failing(method)
+    sources = [source, *adapters.random_sources()]
+    monkeypatch.setattr(adapters, "random_sources", lambda: sources)
+
+    random.seed(1)
+    np.random.seed(1)
+    expected = numbers()
+    random.seed(1)
+    np.random.seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with pytest.warns(AdapterWarning, match=f"'failing' failed: SystemExit: {method}"):
+            enter(3)
+    assert source.calls == calls
+    assert numbers() == expected
+
+
+def enter(seed: int) -> None:
+    with seeded(seed):
+        assert numbers()
+
+
+def test_the_outer_state_is_put_back_where_warnings_are_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sources = [Failing("restore"), *adapters.random_sources()]
+    monkeypatch.setattr(adapters, "random_sources", lambda: sources)
+    random.seed(1)
+    np.random.seed(1)
+    expected = numbers()
+    random.seed(1)
+    np.random.seed(1)
+    with pytest.raises(AdapterWarning, match="'failing' failed"):
+        enter(3)
     assert numbers() == expected

@@ -53,14 +53,24 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     states = [(source, _told(source, source.state)) for source in adapters.random_sources()]
-    for source, _ in states:
-        _told(source, source.seed, seed)
     try:
+        for source, _ in states:
+            _told(source, source.seed, seed)
         yield
     finally:
-        for source, state in states:
+        _restore(states)
+
+
+def _restore(states: list[tuple[RandomSource, Any]]) -> None:
+    warning: Warning | None = None
+    for source, state in states:
+        try:
             if state is not _FAILED:
                 _told(source, source.restore, state)
+        except Warning as error:  # warnings are errors for this user: after the other sources
+            warning = warning or error
+    if warning is not None:
+        raise warning
 
 
 _FAILED = object()
