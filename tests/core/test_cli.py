@@ -65,10 +65,13 @@ def make_adapter(folder: Path, name: str, source: str) -> None:
     (info / "entry_points.txt").write_text(f"[flowyml.adapters]\n{name} = {name}_plugin\n")
 
 
-def adapters_of(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def adapters_of(
+    folder: Path, *options: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    variables = {"PATH": "/usr/bin:/bin", "FLOWYML_ADAPTER_TIMEOUT": "1", **environment}
     return subprocess.run(
         [sys.executable, "-m", "flowyml", "adapters", *options],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder), "FLOWYML_ADAPTER_TIMEOUT": "1"},
+        env={**variables, "PYTHONPATH": str(folder)},
         check=False,
         cwd=folder,
         capture_output=True,
@@ -104,6 +107,20 @@ def test_adapters_tells_what_is_wrong_with_each(tmp_path: Path) -> None:
     brief = adapters_of(tmp_path, "--load")
     assert "is broken: RuntimeError: no" in brief.stdout
     assert "Traceback" not in brief.stdout
+
+
+def test_adapters_lists_all_and_fails_where_broken_ones_are_errors(
+    tmp_path: Path,
+) -> None:
+    make_adapter(tmp_path, "failing", "raise RuntimeError('no')")
+    make_adapter(tmp_path, "falling", "raise RuntimeError('neither')")
+    listed = adapters_of(tmp_path, "--load", FLOWYML_STRICT_ADAPTERS="1")
+    assert listed.returncode == 1
+    assert re.search(r"^core +loaded", listed.stdout, re.M)
+    assert re.search(r"^failing +broken", listed.stdout, re.M)
+    assert re.search(r"^falling +broken", listed.stdout, re.M)
+    assert "RuntimeError: no\n" in listed.stderr
+    assert "RuntimeError: neither\n" in listed.stderr
 
 
 def test_adapters_for_programs_whatever_adapters_print(tmp_path: Path) -> None:

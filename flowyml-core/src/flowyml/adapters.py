@@ -50,9 +50,13 @@ def list() -> builtins.list[AdapterInfo]:
     return _registry.infos()
 
 
-def load() -> builtins.list[AdapterInfo]:
-    """Load every adapter that is not loaded yet, and return them all."""
-    _registry.load()
+def load(name: str | None = None) -> builtins.list[AdapterInfo]:
+    """Load the adapters of that name, or all, that are not loaded yet; return them all.
+
+    Raises:
+        AdapterError: when one is broken, if ``FLOWYML_STRICT_ADAPTERS`` is set.
+    """
+    _registry.load(name)
     return _registry.infos()
 
 
@@ -301,7 +305,12 @@ def _name_of(distribution: Any) -> str | None:
 
 def _origin(entry_point: importlib_metadata.EntryPoint) -> tuple[str | None, str | None]:
     distribution = entry_point.dist
-    return (None, None) if distribution is None else (distribution.name, distribution.version)
+    if distribution is None:
+        return None, None
+    try:
+        return distribution.name, distribution.version
+    except Exception:  # damaged metadata, of which the name may be left
+        return distribution.name, None
 
 
 _registry = Registry(_scan())

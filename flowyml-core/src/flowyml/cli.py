@@ -19,7 +19,7 @@ import attrs
 from flowyml import adapters, encoding
 from flowyml._version import __version__
 from flowyml.assets import Asset
-from flowyml.errors import FlowymlError, FlowymlWarning, StoreError, told
+from flowyml.errors import AdapterError, FlowymlError, FlowymlWarning, StoreError, told
 from flowyml.models import Model
 from flowyml.properties import describe
 from flowyml.summary import size_of
@@ -135,19 +135,37 @@ def _store(parsed: argparse.Namespace) -> Any:
 
 
 def _adapters(parsed: argparse.Namespace) -> None:
-    with redirect_stdout(sys.stderr):  # of threads that adapters start, too
-        infos = adapters.load() if parsed.load else adapters.list()
+    infos = adapters.list()
+    broken: list[str] = []
+    if parsed.load:
+        with redirect_stdout(sys.stderr):  # of threads that adapters start, too
+            broken = [text for name in dict.fromkeys(i.name for i in infos) for text in _load(name)]
+        infos = adapters.list()
     if parsed.json:
         _print_json([_adapter_as_data(info, parsed.verbose) for info in infos])
-        return
+    else:
+        _print_adapters(infos, parsed.verbose)
+    if broken:
+        raise AdapterError("\n".join(broken))
+
+
+def _load(name: str) -> Iterator[str]:
+    """Load an adapter; yield the text of the error if there is one, as in strict mode."""
+    try:
+        adapters.load(name)
+    except AdapterError as error:
+        yield str(error)
+
+
+def _print_adapters(infos: Sequence[adapters.AdapterInfo], verbose: bool) -> None:
     rows = [
         (
             info.name,
             info.state,
             "none" if info.distribution is None else f"{info.distribution} {info.version}",
-            _listed(info.frameworks, parsed.verbose),
-            _listed(info.formats, parsed.verbose),
-            _listed(info.types, parsed.verbose),
+            _listed(info.frameworks, verbose),
+            _listed(info.formats, verbose),
+            _listed(info.types, verbose),
         )
         for info in infos
     ]
@@ -159,7 +177,7 @@ def _adapters(parsed: argparse.Namespace) -> None:
             print(f"\n{info} works, but {note}.")
         if info.error is not None:
             print(f"\n{info} is broken: {told(info.error)}")
-            if parsed.verbose:
+            if verbose:
                 print(_traceback(info.error), end="")
 
 
