@@ -1,7 +1,10 @@
 """The adapter that `new-adapter` writes. That it installs and passes the kit: tests/packaging."""
 
 import ast
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flowyml import __version__, adapters, hookimpl, interfaces, new_adapter
+from flowyml import __version__, adapters, hookimpl, interfaces, new_adapter, testing
 from flowyml.errors import AdapterError, FlowymlError
 
 TEMPLATE = Path(new_adapter.__file__).with_name("template")
@@ -60,6 +63,18 @@ def test_comments_tell_what_to_replace(written: dict[str, str]) -> None:
     assert told == {Path(path).name for path in written} - untouched
 
 
+def test_the_readme_tells_which_checks_come_before_the_materializer(
+    written: dict[str, str],
+) -> None:
+    (words,) = re.findall(r'pytest -x -k "(.*)"', written["README.md"])
+    names = [check.__name__ for check in testing.CHECKS]
+    chosen = [name for name in names if any(word in name for word in words.split(" or "))]
+    assert chosen == names[:6]
+    assert chosen[-1] == "check_the_description_is_deterministic"
+    own = "".join(re.findall(r"def (test_\w+)", written["tests/test_adapter.py"]))
+    assert not any(word in own for word in words.split(" or "))
+
+
 def test_the_same_name_gives_the_same_files(written: dict[str, str], tmp_path: Path) -> None:
     assert files_in(new_adapter.write("my_framework", tmp_path / "again")) == written
 
@@ -76,8 +91,76 @@ def test_what_to_type_next_is_told() -> None:
     told = new_adapter.next_steps(Path("a folder"))
     assert told.startswith("Wrote a folder: ")
     assert "  cd 'a folder'\n" in told
-    assert '-m pip install -e ".[test]"\n' in told
+    assert '-m pip install -e ".[test]"' in told
     assert "-m pytest\n" in told
+
+
+Told = Callable[[dict[str, object] | None], list[str]]
+
+
+@pytest.fixture
+def told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """What pip is told to install besides the adapter, by its record of where the core is from."""
+
+    def told_of(record: dict[str, object] | None) -> list[str]:
+        info = tmp_path / "site" / f"flowyml_core-{__version__}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: flowyml-core\nVersion: {__version__}\n"
+        )
+        if record is not None:
+            (info / "direct_url.json").write_text(json.dumps(record))
+        monkeypatch.syspath_prepend(tmp_path / "site")
+        told = new_adapter.next_steps(Path("adapter"))
+        (besides,) = re.findall(r'pip install -e "\.\[test\]"(.*)\n', told)
+        return shlex.split(besides)
+
+    return told_of
+
+
+def test_a_core_from_an_index_is_found_by_its_name(told_of: Told) -> None:
+    assert told_of(None) == []
+
+
+@pytest.mark.parametrize("how", [[], ["-e"]], ids=["copied", "editable"])
+def test_a_core_from_a_folder_is_found_there(how: list[str], told_of: Told, tmp_path: Path) -> None:
+    (tmp_path / "mein Ordner").mkdir()
+    url = (tmp_path / "mein Ordner").as_uri()
+    assert "%20" in url
+    record = {"url": url, "dir_info": {"editable": True} if how else {}}
+    assert told_of(record) == [*how, str(tmp_path / "mein Ordner")]
+
+
+def test_a_core_from_a_wheel_is_found_there(told_of: Told, tmp_path: Path) -> None:
+    wheel = tmp_path / "core.whl"
+    wheel.write_bytes(b"")
+    record = {"url": wheel.as_uri(), "archive_info": {"hash": "sha256=0"}}
+    assert told_of(record) == [str(wheel)]
+
+
+def test_what_is_gone_since_is_not_asked_for(told_of: Told, tmp_path: Path) -> None:
+    record = {"url": (tmp_path / "core.whl").as_uri(), "archive_info": {}}
+    assert told_of(record) == []
+
+
+def test_a_core_from_a_repository_is_found_there(told_of: Told) -> None:
+    record = {
+        "url": "https://example.org/flowyml.git",
+        "vcs_info": {"vcs": "git", "requested_revision": "main", "commit_id": "0123abc"},
+        "subdirectory": "flowyml-core",
+    }
+    where = "git+https://example.org/flowyml.git@0123abc#subdirectory=flowyml-core"
+    assert told_of(record) == [where]
+
+
+def test_a_core_from_a_web_page_is_found_there(told_of: Told) -> None:
+    record = {"url": "https://example.org/core.whl", "archive_info": {}}
+    assert told_of(record) == ["https://example.org/core.whl"]
+
+
+def test_a_core_that_was_never_installed_is_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    assert new_adapter._source_of_core() == []
 
 
 @pytest.mark.parametrize(
@@ -91,7 +174,7 @@ def test_what_to_type_next_is_told() -> None:
         ("my__framework", "my_framework"),
         ("_jax", "jax"),
         ("jax_", "jax"),
-        ("3d", "d"),
+        ("scikit-learn", "scikit_learn"),
         ("../jax", "jax"),
         ("jax\n", "jax"),
     ],
@@ -102,12 +185,13 @@ def test_an_unfit_name_is_refused_with_one_that_would_do(
     with pytest.raises(ValueError, match="can't be the name of an adapter") as caught:
         new_adapter.write(name)
     assert str(caught.value).startswith(repr(name))
-    assert str(caught.value).endswith(f" {fitting!r} would do.")
+    assert "Use the framework's import name" in str(caught.value)
+    assert str(caught.value).endswith(f" If it is imported as {fitting!r}, give that.")
     assert not [*tmp_path.iterdir()]
     new_adapter.check_name(fitting)
 
 
-@pytest.mark.parametrize("name", ["", "class", "3", "é", "-", "Lambda"])
+@pytest.mark.parametrize("name", ["", "class", "3", "2x", "é", "-", "Lambda"])
 def test_where_no_name_is_near_none_is_suggested(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no keyword of Python\\.$"):
         new_adapter.write(name)

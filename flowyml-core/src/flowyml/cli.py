@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("--load", action="store_true", help="load them first, to see which work")
     listed.add_argument("--verbose", action="store_true", help="show tracebacks of broken ones")
     new = add("new-adapter", "write a small distribution for a new adapter", _new_adapter)
-    new.add_argument("name", help="the framework's name, as in Model.from_NAME")
+    new.add_argument("name", help="the framework's import name, as in Model.from_NAME")
     new.add_argument(
         "directory", nargs="?", help="a new or empty folder (by default ./flowyml-NAME)"
     )

@@ -6,13 +6,16 @@ differs from one adapter to the next is its name, for which they say ``yourframe
 
 from __future__ import annotations
 
+import json
 import keyword
 import os
 import re
 import secrets
 import shlex
 import shutil
+from importlib import metadata
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from flowyml import adapters
 from flowyml._version import __version__
@@ -42,7 +45,7 @@ def write(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
     """Write the distribution of a new adapter; return its folder.
 
     Args:
-        name: the framework's name, as in ``Model.from_<name>``.
+        name: the framework's import name, as in ``Model.from_<name>``.
         directory: a folder that doesn't exist yet, or is empty; by default one with the
             distribution's name, such as ``./flowyml-jax``.
 
@@ -67,12 +70,13 @@ def write(name: str, directory: str | os.PathLike[str] | None = None) -> Path:
 
 def next_steps(folder: Path) -> str:
     """Say what was written, and what to type next."""
+    wanted = " ".join(['-e ".[test]"', *map(shlex.quote, _source_of_core())])
     return f"""\
 Wrote {folder}: an adapter for a toy framework that it contains. To see its tests pass:
 
   cd {shlex.quote(os.fspath(folder))}
   python3 -m venv .venv
-  .venv/bin/python -m pip install -e ".[test]"
+  .venv/bin/python -m pip install {wanted}
   .venv/bin/python -m pytest
 
 Its README.md says how to put your framework in the toy's place."""
@@ -87,9 +91,9 @@ def check_name(name: str) -> str:
     """
     fitting = _nearest(name)
     if name != fitting:
-        hint = f" {fitting!r} would do." if fitting else ""
+        hint = f" If it is imported as {fitting!r}, give that." if fitting else ""
         raise ValueError(
-            f"{name!r} can't be the name of an adapter. Needed is the framework's name as in "
+            f"{name!r} can't be the name of an adapter. Use the framework's import name, as in "
             f"Model.from_jax: lower-case letters, digits and single '_', a letter in front, no "
             f"keyword of Python.{hint}"
         )
@@ -107,12 +111,37 @@ def _nearest(name: str) -> str | None:
     words = re.findall("[a-z0-9]+", name.lower())
     if len(words) > 1 and words[0] == "flowyml":  # the name of a distribution
         words = words[1:]
-    text = "_".join(words).lstrip("0123456789_")
-    return None if not text or keyword.iskeyword(text) else text
+    text = "_".join(words)
+    return None if not text or text[0].isdigit() or keyword.iskeyword(text) else text
 
 
 def _distribution(name: str) -> str:
     return f"flowyml-{name.replace('_', '-')}"
+
+
+def _source_of_core() -> list[str]:
+    """Return the arguments with which pip finds flowyml-core where this one came from.
+
+    None are needed where it came from an index; of anything else pip keeps a record (PEP 610).
+    """
+    try:
+        record = metadata.distribution("flowyml-core").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:  # the source tree is on the path
+        record = None
+    if record is None:
+        return []
+    origin = json.loads(record)
+    url = origin["url"]
+    if "vcs_info" in origin:
+        url = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
+    elif url.startswith("file:"):
+        path = unquote(urlsplit(url).path)
+        if not Path(path).exists():
+            return []
+        return ["-e", path] if origin.get("dir_info", {}).get("editable") else [path]
+    if "subdirectory" in origin:
+        url += f"#subdirectory={origin['subdirectory']}"
+    return [url]
 
 
 def _filled(text: str, name: str) -> str:

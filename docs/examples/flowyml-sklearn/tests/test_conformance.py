@@ -92,6 +92,21 @@ class TestPipeline(Estimators, AdapterConformance):
         model[-1].coef_[0, 0] += 1e-6
         return model
 
+    def variants(self) -> Any:
+        for step, setting in (
+            ("classify", {"C": 0.2}),
+            ("classify", {"fit_intercept": False}),
+            ("classify", {"class_weight": "balanced"}),
+            ("scale", {"with_mean": False}),
+        ):
+            model = self.make_model()
+            model.named_steps[step].set_params(**setting)
+            yield model
+        model = self.make_model()
+        model[-1].coef_ = model[-1].coef_.astype(np.float32)
+        yield model
+        yield Pipeline([("scaling", model[0]), ("classify", model[1])])
+
     def other_objects(self) -> Any:
         return StandardScaler, StratifiedKFold(), PIXELS, np.random.RandomState(0)
 

@@ -34,6 +34,11 @@ class TestConformance(AdapterConformance):
         """Predict for rows that are always the same."""
         return model.predict(ROWS)
 
+    def variants(self) -> list[toy.Linear]:
+        """Return models that differ from that of `make_model` in another thing each."""
+        model = self.make_model()
+        return [toy.Linear(model.weights, model.bias, rate=0.2), toy.Linear([*model.weights, 0.0])]
+
     def other_objects(self) -> list[object]:
         """Return what comes close to a model and isn't one."""
 

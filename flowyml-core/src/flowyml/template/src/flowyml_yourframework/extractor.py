@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowyml.interfaces import Extractor, Layer
 
-from flowyml_yourframework.recognition import MODULES, is_model
+from flowyml_yourframework.recognition import MODEL, MODULES, is_model
 
 if TYPE_CHECKING:
     from flowyml_yourframework import toy
@@ -18,8 +18,7 @@ class ModelExtractor(Extractor):
 
     modules = MODULES
     framework = "yourframework"  # the name of the entry point
-    # REPLACE: what users have to pass, for error messages.
-    accepts = "a flowyml_yourframework.toy.Linear"
+    accepts = f"a {MODEL}"
 
     def detect(self, obj: object) -> bool:
         """Tell whether it is a model."""

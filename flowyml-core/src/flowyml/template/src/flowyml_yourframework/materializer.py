@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flowyml.errors import MaterializationError
 from flowyml.interfaces import LoadOptions, Materializer, Saved, SaveOptions, SaveResult
 
-from flowyml_yourframework.recognition import MODULES, is_model
+from flowyml_yourframework.recognition import MODEL, MODULES, is_model
 
 if TYPE_CHECKING:
     from flowyml_yourframework import toy
@@ -33,9 +33,8 @@ class ModelMaterializer(Materializer):
 
     modules = MODULES
     key = "yourframework.model"  # stands in all that users store: it never changes
-    # REPLACE: a name for what is written below, and what it handles, for error messages.
-    formats = ("linear",)
-    types = ("flowyml_yourframework.toy.Linear",)
+    formats = ("linear",)  # REPLACE: a name for what is written below
+    types = (MODEL,)
     # REPLACE: {"device"} if load() heeds options.device, {"into"} if it heeds options.into.
     accepts = frozenset()
 

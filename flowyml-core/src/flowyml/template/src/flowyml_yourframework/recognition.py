@@ -11,6 +11,9 @@ import sys
 # flowyml doesn't even ask.
 MODULES = ("flowyml_yourframework.toy",)
 
+# REPLACE: what a model is, for error messages.
+MODEL = "flowyml_yourframework.toy.Linear"
+
 
 def is_model(obj: object) -> bool:
     """Tell whether an object is a model of the framework. Any object may come."""
