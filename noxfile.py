@@ -102,11 +102,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def core(session: nox.Session) -> None:
-    """The core's tests, where no framework is installed."""
+    """The tests of the core and its conformance kit, where no framework is installed."""
     install(session, f"{CORE}[numpy,testing]", "hypothesis")
     without_torch = "import importlib.util as u; assert not u.find_spec('torch'), 'torch is here'"
     session.run("python", "-c", without_torch)
     run_pytest(session, "tests/core", *session.posargs)
+    # That the conformance kit finds faulty adapters doesn't hang on the version of Python.
+    kit = "tests/testing" if session.python == PYTHONS[0] else "tests/testing/test_conformance.py"
+    run_pytest(session, kit, *session.posargs)
 
 
 @nox.session

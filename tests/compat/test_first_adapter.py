@@ -32,6 +32,9 @@ class TestFirstAdapter(AdapterConformance):
     def predict(self, model: flowyml_first.Polynomial) -> list[float]:
         return [model(x) for x in (-1.0, 0.1, 3.0)]
 
+    def variants(self) -> list[flowyml_first.Polynomial]:
+        return [flowyml_first.Polynomial([0.5, -1.25, 2.0, 0.0])]
+
     def draw(self) -> list[float]:
         return flowyml_first.Polynomial.drawn(3).coefficients
 

@@ -299,12 +299,14 @@ def test_a_user_may_print_from_a_thread_while_adapters_are_loaded(
             tmp_path, name, "import time; time.sleep(0.05)" + GOOD.replace("odd", name)
         )
     code = """
-import flowyml, os, sys, threading
+import flowyml, os, sys, threading, time
 sys.stdout = open(os.devnull, "w")
 go_on = True
 def talk():
     while go_on:
-        print("something")
+        for _ in range(100):
+            print("something")
+        time.sleep(0.001)  # for the others
 threads = [threading.Thread(target=talk)]
 for thread in threads: thread.start()
 states = [info.state for info in flowyml.adapters.load()]

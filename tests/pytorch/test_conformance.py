@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -61,13 +62,28 @@ class TestPyTorch(AdapterConformance):
         return model.eval()
 
     def change_model(self, model: nn.Module) -> nn.Module:
-        bias = model[4].bias.data
+        bias = model[-1].bias.data
         bias[0] = torch.nextafter(bias[0], torch.tensor(torch.inf))
         return model
 
     @torch.no_grad()
     def predict(self, model: nn.Module) -> Tensor:
-        return model(torch.linspace(-1, 1, 12).view(3, 4))
+        return copy.deepcopy(model).eval()(torch.linspace(-1, 1, 12).view(3, 4))
+
+    def variants(self) -> Iterator[nn.Module]:
+        dropping, leaky, training, frozen, momentum, kept, double, named, further = (
+            self.make_model() for _ in range(9)
+        )
+        dropping[3].p = 0.25
+        leaky[2] = nn.LeakyReLU(0.0)
+        training.train()
+        frozen[4].bias.requires_grad_(False)
+        momentum[1].momentum = 0.2
+        kept[1].track_running_stats = False
+        named.add_module("last", nn.Identity())
+        further.append(nn.Identity())
+        yield from (dropping, leaky, training, frozen, momentum, kept, double.double(), named)
+        yield further
 
     def make_model_that_needs_trust(self) -> nn.Module:
         import their_layers

@@ -18,7 +18,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import importlib_metadata
 
@@ -31,18 +31,16 @@ from flowyml.errors import (
     told,
     warn,
 )
+from flowyml.interfaces import Extractor, Materializer, RandomSource
 from flowyml.properties import type_name
 from flowyml.registry import Adapter, AdapterInfo, Registry, State, plugin_name
-
-if TYPE_CHECKING:
-    from flowyml.interfaces import Extractor, Materializer, RandomSource
 
 __all__ = ["GROUP", "AdapterInfo", "list", "load", "register"]
 
 GROUP = "flowyml.adapters"
 """The entry-point group in which an adapter's distribution names its plugin module."""
 
-_Detecting = TypeVar("_Detecting", "Extractor", "Materializer")
+_Detecting = TypeVar("_Detecting", Extractor, Materializer)
 
 
 def list() -> builtins.list[AdapterInfo]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from flowyml.interfaces import Extractor, Materializer, RandomSource, Recognizer
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Contents:
     """What a plugin's hooks returned."""
 

@@ -133,7 +133,7 @@ class Earlier(ABC):
         """
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class SaveOptions:
     """How to save.
 
@@ -176,7 +176,7 @@ class SaveResult:
     content: tuple[str, ...] | None = None
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Saved:
     """What a materializer finds when it loads.
 
@@ -193,7 +193,7 @@ class Saved:
     result: SaveResult
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class LoadOptions:
     """How to load.
 

@@ -21,6 +21,7 @@ from flowyml.testing.durability import (
     check_errors_are_clear,
     check_flipped_bytes_are_refused,
 )
+from flowyml.testing.filling import check_load_heeds_what_it_accepts
 from flowyml.testing.folders import (
     check_loading_leaves_the_files_alone,
     check_saving_writes_only_into_its_folder,
@@ -36,10 +37,7 @@ from flowyml.testing.registration import (
     check_importing_is_free_of_the_framework,
     check_the_adapter_is_registered,
 )
-from flowyml.testing.restoring import (
-    check_a_saved_model_comes_back,
-    check_load_heeds_what_it_accepts,
-)
+from flowyml.testing.restoring import check_a_saved_model_comes_back
 from flowyml.testing.seeding import check_seeds_reproduce
 from flowyml.testing.subject import ConformanceError, Subject
 from flowyml.testing.trusting import check_trust_is_respected

@@ -8,9 +8,11 @@ from typing import Any
 
 import attrs
 
-from flowyml.testing import payloads, rewriting
+from flowyml.testing import payloads, rewriting, zipping
 from flowyml.testing.damage import cuts, flips, noise, varied
 from flowyml.testing.payloads import Payload
+
+__tracebackhide__ = True
 
 _FILES = 12
 """Files of which variants are tried."""
@@ -31,7 +33,7 @@ class Artifact:
 
 
 def artifacts(
-    files: Mapping[str, bytes], details: Mapping[str, Any], mark: Path
+    files: Mapping[str, bytes], details: Mapping[str, Any], mark: Path, *, first: bool = True
 ) -> Iterator[Artifact]:
     """Yield versions that differ from an honest one.
 
@@ -39,12 +41,13 @@ def artifacts(
         files: the honest version's, bytes by path.
         details: what its materializer noted for loading.
         mark: the folder that is made by whatever runs code.
+        first: False leaves out damage and takes fewer samples, where another model was tried.
     """
     chosen = varied(sorted(files), _FILES)
-    share = max(1, 4 // max(len(chosen), 1))
+    share = max(1, (4 if first else 1) // max(len(chosen), 1))
     for path in chosen:
         content = files[path]
-        for payload in _whole(content, mark, share):
+        for payload in _whole(content, mark, share, first):
             other = {**files, path: payload.content}
             yield Artifact(f"{path!r} {payload.what}", other, details, payload.refused)
         rest = {each: files[each] for each in files if each != path}
@@ -56,35 +59,37 @@ def artifacts(
         yield Artifact(f"there is one more file, {name!r}, a pickle", more, details)
     if details:
         yield Artifact("the manifest's details are empty", files, {})
-    for what, changed in rewriting.other_data(dict(details), 12 * share):
+    for what, changed in rewriting.other_data(dict(details), 8 * share, mark):
         yield Artifact(f"in the manifest's details, {what}", files, changed)
 
 
-def _whole(content: bytes, mark: Path, share: int) -> Iterator[Payload]:
+def _whole(content: bytes, mark: Path, share: int, damaged: bool) -> Iterator[Payload]:
     """Yield what may stand in the place of a file; `share` tells how many of each kind."""
     yield from payloads.code(mark)
-    yield from _damaged(content, share)
-    yield from rewriting.other_json(content, 12 * share)
-    if not rewriting.is_archive(content):
+    if damaged:
+        yield from _damaged(content, share)
+    yield from rewriting.other_json(content, 8 * share, mark)
+    if not zipping.is_archive(content):
         return
-    for name, member in rewriting.members(content, 3 * share).items():
-        for part in _parts(member, mark, share):
-            other = rewriting.other_archive(content, name, part.content)
+    for name, member in zipping.members(content, 3 * share).items():
+        for part in _parts(member, mark, share, damaged):
+            other = zipping.other_archive(content, name, part.content)
             yield Payload(f"has a member {name!r} that {part.what}", other)
         yield Payload(
-            f"has a member {name!r} that unpacks to {rewriting.BOMB:,} bytes",
-            rewriting.bomb(content, name),
+            f"has a member {name!r} that unpacks to {zipping.BOMB:,} bytes",
+            zipping.bomb(content, name),
         )
     for name in ("../slipped.txt", str(mark)):
-        other = rewriting.other_archive(content, name, b"from a stranger")
+        other = zipping.other_archive(content, name, b"from a stranger")
         yield Payload(f"has one more member, {name!r}", other)
 
 
-def _parts(content: bytes, mark: Path, share: int) -> Iterator[Payload]:
+def _parts(content: bytes, mark: Path, share: int, damaged: bool) -> Iterator[Payload]:
     """Yield what may stand in the place of an archive's member."""
     yield from payloads.code_in_parts(mark)
-    yield from _damaged(content, 1)
-    yield from rewriting.other_json(content, 12 * share)
+    if damaged:
+        yield from _damaged(content, 1)
+    yield from rewriting.other_json(content, 8 * share, mark)
 
 
 def _damaged(content: bytes, share: int) -> Iterator[Payload]:

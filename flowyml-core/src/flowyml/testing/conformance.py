@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from flowyml.registry import told
+from flowyml.errors import told
 from flowyml.testing.checks import Check
 from flowyml.testing.description import (
     check_describing_changes_nothing,
@@ -21,6 +21,7 @@ from flowyml.testing.durability import (
     check_errors_are_clear,
     check_flipped_bytes_are_refused,
 )
+from flowyml.testing.filling import check_load_heeds_what_it_accepts
 from flowyml.testing.folders import (
     check_loading_leaves_the_files_alone,
     check_saving_writes_only_into_its_folder,
@@ -31,17 +32,17 @@ from flowyml.testing.identity import (
     check_an_unchanged_model_keeps_its_digest,
 )
 from flowyml.testing.killing import check_a_killed_save_leaves_nothing_half_written
+from flowyml.testing.processes import ProcessError
 from flowyml.testing.registration import (
     check_importing_is_free_of_the_framework,
     check_the_adapter_is_registered,
 )
-from flowyml.testing.restoring import (
-    check_a_saved_model_comes_back,
-    check_load_heeds_what_it_accepts,
-)
+from flowyml.testing.restoring import check_a_saved_model_comes_back
 from flowyml.testing.seeding import check_seeds_reproduce
 from flowyml.testing.subject import ConformanceError, Subject
 from flowyml.testing.trusting import check_trust_is_respected
+
+__tracebackhide__ = True
 
 CHECKS: tuple[Check, ...] = (
     check_the_adapter_is_registered,
@@ -84,7 +85,7 @@ def _as_test(check: Check) -> Callable[[Any], None]:
             return
         try:
             check(self)
-        except Exception as error:
+        except (ConformanceError, ProcessError) as error:
             import pytest
 
             pytest.xfail(f"{reason} ({told(error)})")
@@ -104,6 +105,8 @@ class AdapterConformance(Subject):
     Each check is one test. A subclass that is itself a base of others sets ``__test__ = False``.
 
     Raises:
+        TypeError: when a subclass lacks what it has to define, or `expected_failures` is no
+            mapping.
         ValueError: when a subclass expects failures of checks that there are not, or gives no
             reason.
     """
@@ -114,15 +117,41 @@ class AdapterConformance(Subject):
         super().__init_subclass__(**arguments)
         if "__test__" not in cls.__dict__:
             cls.__test__ = True
-        known = [name_of(check) for check in CHECKS]
-        for name, reason in cls.expected_failures.items():
-            if name not in known:
-                raise ValueError(
-                    f"{cls.__name__}.expected_failures names {name!r}, which is no check. There "
-                    f"are: {', '.join(known)}."
-                )
-            if not str(reason).strip():
-                raise ValueError(f"{cls.__name__}.expected_failures gives no reason for {name!r}.")
+        _check_expected_failures(cls)
+        if cls.__test__:
+            _check_complete(cls)
+
+
+def _check_expected_failures(cls: type[Subject]) -> None:
+    expected: object = cls.expected_failures
+    if not isinstance(expected, Mapping):
+        raise TypeError(
+            f"{cls.__name__}.expected_failures has to be a dict, the reason by name of the check; "
+            f"it is {expected!r}."
+        )
+    known = [name_of(check) for check in CHECKS]
+    for name, reason in expected.items():
+        if name not in known:
+            raise ValueError(
+                f"{cls.__name__}.expected_failures names {name!r}, which is no check. There "
+                f"are: {', '.join(known)}."
+            )
+        if not isinstance(reason, str) or not reason.strip():
+            raise ValueError(f"{cls.__name__}.expected_failures gives no reason for {name!r}.")
+
+
+def _check_complete(cls: type[Subject]) -> None:
+    missing = [] if hasattr(cls, "framework") else ["framework"]
+    for name in ("make_model", "change_model", "predict"):
+        # Python notes what is abstract in a class only after this.
+        if getattr(getattr(cls, name), "__isabstractmethod__", False):
+            missing.append(f"{name}()")
+    if missing:
+        raise TypeError(
+            f"{cls.__name__} doesn't define {', '.join(missing)}, so that pytest would pass it "
+            f"over in silence. Define them; or, if it is only a base of others, set "
+            f"__test__ = False."
+        )
 
 
 for _check in CHECKS:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+__tracebackhide__ = True
+
 HEADER = 16
 """Bytes at the beginning of a file, each of which is tried: they say what the rest is."""
 

@@ -7,13 +7,17 @@ from typing import Any
 
 import attrs
 
-from flowyml import Model, adapters, encoding, names, properties
+from flowyml import Model, encoding, names, properties
 from flowyml.interfaces import Extractor, Layer
 from flowyml.properties import type_name
-from flowyml.testing.checks import blaming, check, contents, digest_of
-from flowyml.testing.predictions import difference, is_same, prediction
-from flowyml.testing.processes import in_new_process
+from flowyml.testing.checks import blaming, check, contents, digest_of, models, naming
+from flowyml.testing.predictions import difference, prediction
+from flowyml.testing.processes import in_new_process, in_two_processes
+from flowyml.testing.scene import QUIET
 from flowyml.testing.subject import ConformanceError, Subject
+from flowyml.testing.surroundings import no_changes, quiet, unmoved
+
+__tracebackhide__ = True
 
 _DECLARED: Mapping[str, str] = {
     "parameters": "int",
@@ -35,7 +39,12 @@ _DECLARED: Mapping[str, str] = {
 @check
 def check_the_description_is_complete(subject: Subject) -> None:
     """The properties are all there, plain and consistent, and the model can be shown."""
-    model = subject.make_model()
+    for what, model in models(subject):
+        with naming(what):
+            _check_complete(subject, model)
+
+
+def _check_complete(subject: Subject, model: Any) -> None:
     extractor = _extractor(subject)
     found = _extracted(extractor, model)
     known = {"framework": extractor.framework, **found}
@@ -55,43 +64,57 @@ def check_the_description_is_complete(subject: Subject) -> None:
 @check
 def check_the_description_is_deterministic(subject: Subject) -> None:
     """The same model is described in the same words each time, in every process."""
-    model = subject.make_model()
-    first, second = _told(subject, model), _told(subject, model)
-    other = in_new_process(subject, _told_of_new)
-    for again, when in ((second, "a second time"), (other, "in another process")):
-        found = difference(first, again, "description")
-        if found:
-            raise ConformanceError(
-                f"The same model is described in other words {when}: {found}. Take out addresses, "
-                f"times and random names, and sort what comes from a set."
-            )
+    made = models(subject)
+    first = {what: told_of(subject, model) for what, model in made}
+    again = [({what: told_of(subject, model) for what, model in made}, "a second time")]
+    again += [(said, "in another process") for said in in_two_processes(subject, _told_of_new)]
+    for said, when in again:
+        for what, before in first.items():
+            found = difference(before, said.get(what), "description")
+            if found:
+                raise ConformanceError(
+                    f"The same model, of {what}, is described in other words {when}: {found}. Take "
+                    f"out addresses, times and random names, and sort what comes from a set."
+                )
 
 
 @check
 def check_describing_changes_nothing(subject: Subject) -> None:
-    """A description leaves the model, and the state of every random generator, as they were."""
-    untouched, model = subject.make_model(), subject.make_model()
+    """A description leaves the model, and the state of every random generator, as they were.
+
+    It prints nothing, and changes no file.
+    """
+    in_new_process(subject, _describe, environment=QUIET)
+
+
+def _describe(subject: Subject) -> None:
+    told_of(subject, subject.make_model())  # so that nothing is imported or set up late
+    made, same = (models(subject, all_of_them=False) for _ in range(2))
+    for (what, model), (_, untouched) in zip(made, same, strict=True):
+        with naming(what):
+            _check_untouched(subject, model, untouched)
+
+
+def _check_untouched(subject: Subject, model: Any, untouched: Any) -> None:
+    what = "Describing a model"
     before = prediction(subject, model)
-    states = _random_states()
-    _told(subject, model)
-    for name, state in _random_states().items():
-        if not is_same(states.get(name), state):
-            raise ConformanceError(
-                f"Describing a model draws random numbers of {name!r}, so a program with a "
-                f"description in it gives other results. Save that state and put it back."
-            )
+    with unmoved(what), quiet(what), no_changes(f"{what} changes a file", _ONLY_READ):
+        told_of(subject, model)
     found = difference(before, prediction(subject, model), "predict()")
     if found:
         raise ConformanceError(
-            f"Describing a model changes what it predicts: {found}. extract(), outline() and "
-            f"default_name() may only read; put back what had to change for a moment."
+            f"Describing a model changes what it predicts: {found}. {_ONLY_READ} Put back what "
+            f"had to change for a moment."
         )
     if digest_of(untouched) != digest_of(model):
         raise ConformanceError(
-            "Describing a model changes what is saved of it: a model that was described has "
-            "another digest than one that wasn't. extract(), outline() and default_name() may "
-            "only read. (make_model() has to return the same model each time.)"
+            f"Describing a model changes what is saved of it: a model that was described has "
+            f"another digest than one that wasn't. {_ONLY_READ} (make_model() has to return the "
+            f"same model each time.)"
         )
+
+
+_ONLY_READ = "extract(), outline() and default_name() may only read."
 
 
 def _extractor(subject: Subject) -> Extractor:
@@ -205,7 +228,7 @@ def _check_shown(subject: Subject, extractor: Extractor, model: Any) -> None:
         )
 
 
-def _told(subject: Subject, model: Any) -> dict[str, Any]:
+def told_of(subject: Subject, model: Any) -> dict[str, Any]:
     """Return all that is said of a model, in plain values."""
     extractor = _extractor(subject)
     with blaming(f"outline() of {extractor.framework!r}", "It may return None."):
@@ -218,11 +241,7 @@ def _told(subject: Subject, model: Any) -> dict[str, Any]:
 
 
 def _told_of_new(subject: Subject) -> dict[str, Any]:
-    return _told(subject, subject.make_model())
-
-
-def _random_states() -> dict[str, Any]:
-    return {source.name: source.state() for source in adapters.random_sources()}
+    return {what: told_of(subject, model) for what, model in models(subject)}
 
 
 def _shown(value: object) -> str:

@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from flowyml import adapters
+from flowyml.errors import MaterializationError
 from flowyml.interfaces import Extractor, Materializer, Recognizer
 from flowyml.properties import type_name
-from flowyml.registry import told
-from flowyml.testing.checks import check, contents
+from flowyml.testing.checks import check, contents, in_words, materializer_of
 from flowyml.testing.oddities import OwnError, oddities
 from flowyml.testing.processes import in_new_process
 from flowyml.testing.subject import Bare, ConformanceError, Subject, bare
+
+__tracebackhide__ = True
 
 _EARLY = (
     "Return False as long as sys.modules.get() doesn't have the framework: no such object can "
@@ -30,7 +32,10 @@ def check_detection_needs_no_framework(subject: Subject) -> None:
 
 @check
 def check_the_right_objects_are_detected(subject: Subject) -> None:
-    """The model is recognised by this adapter alone; its class and other objects are not."""
+    """The model is recognised, by one part of this adapter; its class and other objects are not.
+
+    Where another installed adapter recognises it too, this one has to come first.
+    """
     model = subject.make_model()
     found = contents(subject)
     registry = adapters._registry
@@ -42,12 +47,19 @@ def check_the_right_objects_are_detected(subject: Subject) -> None:
     ours: list[Recognizer] = [*found.extractors, *found.materializers]
     for item in ours:
         _refuse(item, "the model's class", type(model), "Being a type, it is no model.")
-        for what, obj in oddities():
+        for what, obj in (*oddities(), _namesake(type(model))):
             _refuse(item, what, obj, _TYPE_FIRST)
     for obj in subject.other_objects():
-        for extractor in found.extractors:
-            what = f"a {type_name(obj)}, which other_objects() calls no model"
-            _refuse(extractor, what, obj, _TYPE_FIRST)
+        what = f"a {type_name(obj)}, which other_objects() calls no model"
+        # Another materializer may be for just that.
+        for item in (*found.extractors, materializer_of(model)):
+            _refuse(item, what, obj, _TYPE_FIRST)
+
+
+def _namesake(cls: type) -> tuple[str, object]:
+    """Return an object of another class that has the same name, with a description of it."""
+    own: type = type(cls.__name__, (), {"__module__": "somebodys_code"})
+    return f"an object of somebody's own class {cls.__name__!r}", own()
 
 
 def _detect_nothing(subject: Bare) -> None:
@@ -72,7 +84,7 @@ def _refuse(item: Recognizer, what: str, obj: object, advice: str) -> None:
         return
     except (Exception, SystemExit) as error:
         raise ConformanceError(
-            f"{_of(item)} raises {told(error)} when it is asked about {what}. {advice}"
+            f"{_of(item)} raises {in_words(error)} when it is asked about {what}. {advice}"
         ) from error
     if said is not False:
         raise ConformanceError(
@@ -89,42 +101,56 @@ def _check_is_asked(item: Recognizer) -> None:
 
 
 def _check_claims(subject: Subject, model: Any, what: str, items: Iterable[Any]) -> None:
-    claims = []
+    ours, theirs = [], []
     for item in items:
-        is_ours = adapters._registry.provider(item).name == subject.framework
-        if not is_ours:
-            if adapters.detects(item, model):
-                claims.append(item)
-            continue
-        try:
-            said = item.detect(model)
-        except (Exception, SystemExit) as error:
-            raise ConformanceError(
-                f"{_of(item)} raises {told(error)} when it is asked about the model. It has to "
-                f"say True or False of any object."
-            ) from error
-        if type(said) is not bool:
-            raise ConformanceError(
-                f"{_of(item)} says {_shown(said)} of the model, a {type_name(model)}. It has to "
-                f"return True or False itself: put bool(...) around it."
-            )
-        if said:
+        if adapters.provider(item).name != subject.framework:
+            theirs += [item] if adapters.detects(item, model) else []
+        elif _says_yes(item, model):
             _check_is_asked(item)
-            claims.append(item)
-    if len(claims) == 1 and adapters._registry.provider(claims[0]).name == subject.framework:
-        return
-    if not claims:
+            ours.append(item)
+    of_whom = " and ".join(f"{_of(item)} of {adapters.provider(item)}" for item in (*ours, *theirs))
+    if not ours:
         raise ConformanceError(
             f"No {what} recognises the model, a {type_name(model)}. The detect() of one of the "
             f"adapter's has to return True for it."
         )
-    names = " and ".join(
-        f"{_of(item)} of the adapter {adapters._registry.provider(item)}" for item in claims
-    )
-    raise ConformanceError(
-        f"The model, a {type_name(model)}, has to be recognised by exactly one {what}, one of the "
-        f"adapter {subject.framework!r}; it is by {names}. Narrow detect() down to one of them."
-    )
+    if len(ours) > 1:
+        raise ConformanceError(
+            f"The model, a {type_name(model)}, has to be recognised by exactly one {what} of the "
+            f"adapter; it is by {of_whom}. Narrow detect() down to one of them."
+        )
+    if theirs and not _comes_first(ours[0], model):
+        raise ConformanceError(
+            f"Another installed adapter claims your model too, a {type_name(model)}: it is "
+            f"recognised by {of_whom}. The one comes first whose `modules` define the class, or "
+            f"its nearest base: name yours. If both do, run the kit where the other adapter isn't "
+            f"installed; users choose one with FLOWYML_DISABLE_ADAPTERS."
+        )
+
+
+def _says_yes(item: Recognizer, model: Any) -> bool:
+    try:
+        said = item.detect(model)
+    except (Exception, SystemExit) as error:
+        raise ConformanceError(
+            f"{_of(item)} raises {in_words(error)} when it is asked about the model. It has to "
+            f"say True or False of any object."
+        ) from error
+    if type(said) is not bool:
+        raise ConformanceError(
+            f"{_of(item)} says {_shown(said)} of the model, a {type_name(model)}. It has to "
+            f"return True or False itself: put bool(...) around it."
+        )
+    return said
+
+
+def _comes_first(item: Recognizer, model: Any) -> bool:
+    if isinstance(item, Extractor):
+        return adapters.extractor_or_none(model) is item
+    try:
+        return adapters.materializer_of(model) is item
+    except MaterializationError:  # it can't be told whose it is
+        return False
 
 
 def _of(item: Recognizer) -> str:

@@ -21,6 +21,8 @@ from flowyml.store.blobs import blob_key
 from flowyml.store.catalog import manifest_key
 from flowyml.stored import StoredFile
 
+__tracebackhide__ = True
+
 _NAME = "forged"
 _VERSION = "v1"
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+__tracebackhide__ = True
+
 
 class OwnError(RuntimeError):
     """What an odd object raises when it is asked for something."""

@@ -1,11 +1,11 @@
-"""Bytes that run code where they are read carelessly: what a stranger puts in place of a file.
+"""What does harm where it is read carelessly: whole files, parts of files, and texts in them.
 
-Each of them leaves a mark: it makes a folder. Two modules do too: `STRANGE` when it is imported,
-and `KNOWN`, which is imported already, when anything of it is called.
+Those that run code leave a mark: they make a folder.
 """
 
 from __future__ import annotations
 
+import base64
 import bz2
 import functools
 import gzip
@@ -21,27 +21,9 @@ from typing import Any
 
 import attrs
 
-STRANGE = "flowyml_strange_module"
-"""A module that can be imported and isn't, unless a file makes somebody do it."""
+from flowyml.testing.canaries import KNOWN, STRANGE, TRUSTED, bait
 
-KNOWN = "flowyml_known_module"
-"""A module that is imported: who finds its names in a file still may not call them."""
-
-_CANARY = """
-import os
-def mark(what):
-    os.makedirs(os.path.join({mark!r}, what), exist_ok=True)
-def run(*args, **kwargs):
-    mark("called")
-class Made:
-    def __new__(cls, *args, **kwargs):
-        mark("made")
-        return object.__new__(cls)
-    def __setstate__(self, state):
-        mark("made")
-if __name__ == {strange!r}:
-    mark("imported")
-"""
+__tracebackhide__ = True
 
 
 @attrs.frozen
@@ -57,12 +39,6 @@ class Payload:
     what: str
     content: bytes
     refused: bool = False
-
-
-def write_canaries(folder: Path, mark: Path) -> None:
-    """Write the two modules."""
-    for name in (STRANGE, KNOWN):
-        (folder / f"{name}.py").write_text(_CANARY.format(mark=str(mark), strange=STRANGE))
 
 
 def code(mark: Path) -> Iterator[Payload]:
@@ -94,6 +70,36 @@ def code_in_parts(mark: Path) -> Iterator[Payload]:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         yield Payload(_pickle_that(protocol, "os.mkdir"), pickled(protocol, mark))
     yield _array(mark)
+
+
+def names(between: str) -> list[str]:
+    """Return dotted names of what must not be imported, called or kept.
+
+    Args:
+        between: what stands between a module and a name in it.
+    """
+    pairs = (
+        ("os", "system"), ("builtins", "eval"), (STRANGE, "run"), (f"{STRANGE}.inner", "run"),
+        (KNOWN, "run"), (KNOWN, "Made"), (TRUSTED, "run"), (TRUSTED, f"{KNOWN}.run"),
+    )  # fmt: skip
+    return [*map(between.join, pairs), STRANGE]
+
+
+def texts(mark: Path) -> dict[str, str]:
+    """Return texts that must not be evaluated, unpacked or followed, by what they are."""
+    # Who takes eval() for safe leaves the builtins out: this reaches os without them.
+    found = "[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == '_wrap_close'][0]"
+    path = bait(mark)
+    expression = f"{found}.__init__.__globals__['mkdir']({str(mark)!r})"
+    return {
+        "an expression that calls os.mkdir": expression,
+        "a pickle in base64 that calls os.mkdir": base64.b64encode(pickled(0, mark)).decode(),
+        "a pickle in hexadecimal that calls os.mkdir": pickled(0, mark).hex(),
+        "the path of another file": str(path),
+        "the path of another file, with dots": f"{'../' * 40}{path.relative_to(path.anchor)}",
+        "the address of another file": path.as_uri(),
+        "the address of a server": "http://127.0.0.1:9/",
+    }
 
 
 def pickled(protocol: int, mark: Path) -> bytes:

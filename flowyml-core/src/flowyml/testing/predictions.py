@@ -8,9 +8,10 @@ from typing import Any
 
 from flowyml import encoding
 from flowyml.properties import type_name
-from flowyml.registry import told
-from flowyml.testing.checks import blaming
+from flowyml.testing.checks import blaming, in_words
 from flowyml.testing.subject import ConformanceError, Subject
+
+__tracebackhide__ = True
 
 
 def prediction(subject: Subject, model: Any) -> Any:
@@ -51,9 +52,11 @@ def plain(value: Any, what: str) -> Any:
         )
     try:
         return plain(to_list(), what)
+    except ConformanceError:
+        raise
     except Exception as error:
         raise ConformanceError(
-            f"{what} returned a {type_name(value)} whose tolist() failed with {told(error)}. "
+            f"{what} returned a {type_name(value)} whose tolist() failed with {in_words(error)}. "
             f"Return plain numbers instead."
         ) from error
 
@@ -67,7 +70,11 @@ def difference(before: Any, after: Any, where: str = "") -> str | None:
     elif encoding.dumps(before) == encoding.dumps(after):
         return None
     else:
-        return f"{_shown(before)} became {_shown(after)}" + (f" at {where}" if where else "")
+        at = f" at {where}" if where else ""
+        if isinstance(before, dict) and isinstance(after, dict):
+            key = min(before.keys() ^ after.keys(), key=str)
+            return f"{key!r} is {'missing' if key in before else 'new'}{at}"
+        return f"{_shown(before)} became {_shown(after)}{at}"
     return next(filter(None, (difference(*pair) for pair in pairs)), None)
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from flowyml import Model, adapters
 from flowyml.interfaces import API_VERSION, Materializer
-from flowyml.registry import AdapterInfo, told
-from flowyml.testing.checks import check, contents
+from flowyml.registry import AdapterInfo
+from flowyml.testing.checks import check, contents, in_words
 from flowyml.testing.processes import in_new_process
 from flowyml.testing.subject import (
     Bare,
@@ -23,6 +20,9 @@ from flowyml.testing.subject import (
     modules_of,
     plugin_of,
 )
+from flowyml.testing.surroundings import printed
+
+__tracebackhide__ = True
 
 _FORMAT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ARGUMENTS = frozenset({"into", "device", "class_map"})
@@ -30,13 +30,13 @@ _ARGUMENTS = frozenset({"into", "device", "class_map"})
 
 @check
 def check_the_adapter_is_registered(subject: Subject) -> None:
-    """The adapter is discovered, loads without a warning, and what it brings is well-formed."""
+    """The adapter is discovered and loads, and what it brings is well-formed."""
     found = contents(subject)
     info = _info(subject)
     if info.error is not None:
         raise ConformanceError(
-            f"The adapter {info} can't be used: {told(info.error)}. Mend the plugin {info.plugin}; "
-            f"`python -m flowyml adapters --load --verbose` shows the traceback."
+            f"The adapter {info} can't be used: {in_words(info.error)}. Mend the plugin "
+            f"{info.plugin}; `python -m flowyml adapters --load --verbose` shows the traceback."
         ) from info.error
     if info.notes:
         raise ConformanceError(f"The adapter {info} loads with a warning: {'; '.join(info.notes)}.")
@@ -64,19 +64,31 @@ def check_the_adapter_is_registered(subject: Subject) -> None:
 @check
 def check_importing_is_free_of_the_framework(subject: Subject) -> None:
     """Neither importing flowyml nor loading the adapter imports the framework or prints."""
-    child = Bare(subject.framework, None, modules_of(subject))
-    imported, printed = in_new_process(child, _load_cold, subject.plugin, with_subject=False)
+    modules = modules_of(subject) or _modules_of_class(subject, type(subject.make_model()))
+    child = Bare(subject.framework, None, modules)
+    imported, text = in_new_process(child, _load_cold, subject.plugin, with_subject=False)
     if imported:
         raise ConformanceError(
             f"Loading the adapter {subject.framework!r} imports {', '.join(imported)}, for which "
             f"everybody waits who has it installed. Import the framework inside the methods that "
             f"need it, and look for its types with sys.modules.get() in detect()."
         )
-    if printed.strip():
+    if text.strip():
         raise ConformanceError(
-            f"Loading the adapter {subject.framework!r} prints {printed.strip()!r}. Take the "
+            f"Loading the adapter {subject.framework!r} prints {text.strip()!r}. Take the "
             f"print away, or use the logging module."
         )
+
+
+def _modules_of_class(subject: Subject, cls: type) -> tuple[str, ...]:
+    """Return the top-level modules that define a class, without Python's and the plugin's own."""
+    own = (subject.plugin or _info(subject).plugin).partition(":")[0]
+    modules = _top_levels(each.__module__ for each in type.mro(cls))
+    return tuple(sorted(modules - sys.stdlib_module_names - _top_levels([own])))
+
+
+def _top_levels(modules: Iterable[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
 
 
 def _info(subject: Subject) -> AdapterInfo:
@@ -139,28 +151,8 @@ def _check_version(plugin: str) -> None:
 
 def _load_cold(subject: Bare, plugin: str | None) -> tuple[list[str], str]:
     """Load the adapter, and return which of the framework's modules that imported or printed."""
-    with _caught() as printed:
+    with printed(1, 2) as lines:
         importlib.import_module("flowyml")
         load_adapter(Bare(subject.framework, plugin, subject.modules))
         adapters._registry.load(subject.framework)
-    return sorted({*subject.modules} & {*sys.modules}), "".join(printed)
-
-
-@contextmanager
-def _caught() -> Iterator[list[str]]:
-    """Catch what is printed, below Python too; the list holds it after the block."""
-    printed: list[str] = []
-    with tempfile.TemporaryFile() as file:
-        streams = [os.dup(1), os.dup(2)]
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield printed
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, stream in enumerate(streams, 1):
-                os.dup2(stream, number)
-                os.close(stream)
-            file.seek(0)
-            printed.append(file.read().decode(errors="replace"))
+    return sorted({*subject.modules} & {*sys.modules}), lines[0]

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import copy
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from flowyml import Store, adapters
 from flowyml.assets import Asset
-from flowyml.errors import FlowymlError, MaterializationError
-from flowyml.interfaces import Materializer
 from flowyml.properties import type_name
-from flowyml.registry import told
 from flowyml.testing.checks import (
-    blaming,
     check,
     digest_of,
     formats_of,
     loaded,
     materializer_of,
+    naming,
     saved,
     temporary_store,
+    variant,
+    variants,
 )
+from flowyml.testing.description import told_of
 from flowyml.testing.predictions import difference, prediction
 from flowyml.testing.processes import in_new_process
 from flowyml.testing.subject import ConformanceError, Subject
+
+__tracebackhide__ = True
 
 
 @attrs.frozen
@@ -55,66 +60,107 @@ class Kept:
         )
 
 
+@attrs.frozen
+class _Case:
+    """A model, what is known of it, and what was saved of it."""
+
+    what: str
+    predicted: Any
+    described: dict[str, Any]
+    kept: tuple[Kept, ...]
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> _Case:
+        """Give it back from what `attrs.asdict` made of it."""
+        kept = tuple(Kept(**values) for values in plain["kept"])
+        return cls(**{**plain, "kept": kept})
+
+
 @check
 def check_a_saved_model_comes_back(subject: Subject) -> None:
-    """In a new process every format gives the model back: with equal predictions and digest."""
+    """In a new process every format gives the model back: described, predicting and saved alike.
+
+    So it does with each of the `variants`. Saving changes nothing about a model, and a user's
+    subclass of its class doesn't come back as the class.
+    """
     model = subject.make_model()
-    before = prediction(subject, model)
     with temporary_store() as store:
-        kept = [Kept.of(saved(store, model, "model", format)) for format in formats_of(model)]
-        if not kept:
+        case = _case(subject, store, "make_model()", model)
+        if not case.kept:
             raise ConformanceError(
                 f"can_save() of {materializer_of(model).key!r} says no to every format for the "
                 f"model. The first format has to be possible for each one that is detected."
             )
-        found = difference(before, prediction(subject, model), "predict()")
+        cases = [case]
+        for i, other in enumerate(variants(subject)):
+            cases.append(_case(subject, store, variant(i), other))
+        in_new_process(subject, _come_back, str(store.path), list(map(attrs.asdict, cases)))
+        _check_subclass(store, model)
+
+
+def _case(subject: Subject, store: Store, what: str, model: Any) -> _Case:
+    """Save in every format, which has to leave the model as it is."""
+    predicted, described = _predicted(subject, what, model), told_of(subject, model)
+    found = difference(predicted, _predicted(subject, what, model), "predict()")
+    if found:
+        raise ConformanceError(
+            f"predict() gives something else the second time for the model of {what}: {found}. It "
+            f"has to leave the model as it is, and not to draw: switch training off in it, and "
+            f"put back what that changed."
+        )
+    kept = [Kept.of(saved(store, model, "model", format)) for format in formats_of(model)]
+    found = difference(predicted, _predicted(subject, what, model), "predict()")
+    if found:
+        raise ConformanceError(
+            f"Saving a model changes what it predicts: {found}. save() may only read it."
+        )
+    found = difference(described, told_of(subject, model), "description")
+    if found:
+        raise ConformanceError(
+            f"Saving a model changes how it is described: {found}. save() may only read it."
+        )
+    if what != "make_model()":  # weights would need another model to fill
+        kept = [item for item in kept if item.restore == "exact"]
+    return _Case(what, predicted, described, tuple(kept))
+
+
+def _predicted(subject: Subject, what: str, model: Any) -> Any:
+    """Return what a model predicts; None for a variant that predict() isn't made for."""
+    try:
+        return prediction(subject, model)
+    except ConformanceError:
+        if what == "make_model()":
+            raise
+        return None
+
+
+def _come_back(subject: Subject, path: str, cases: list[dict[str, Any]]) -> None:
+    store = Store(path)
+    for case in map(_Case.of, cases):
+        with naming(case.what):
+            for kept in case.kept:
+                _check_comes_back(subject, store, case, kept)
+
+
+def _check_comes_back(subject: Subject, store: Store, case: _Case, kept: Kept) -> None:
+    for verify in (True, False) if case.what == "make_model()" else (True,):
+        model = _restored(subject, store, kept, verify)
+        found = difference(case.predicted, _predicted(subject, case.what, model), "predict()")
         if found:
             raise ConformanceError(
-                f"Saving a model changes what it predicts: {found}. save() may only read it."
+                f"What is loaded from the format {kept.format!r} in a new process "
+                f"(verify={verify}) predicts something else: {found}. Save everything that "
+                f"predictions depend on, and put all of it back; or, if that can't be, "
+                f"return SaveResult(restore='weights', reason=...)."
             )
-        in_new_process(subject, _come_back, str(store.path), before, list(map(attrs.astuple, kept)))
-
-
-@check
-def check_load_heeds_what_it_accepts(subject: Subject) -> None:
-    """into= and device= work where they are listed in `accepts`; what isn't is refused."""
-    model = subject.make_model()
-    before = prediction(subject, model)
-    materializer = materializer_of(model)
-    with temporary_store() as store:
-        for format in formats_of(model):
-            kept = Kept.of(saved(store, model, "model", format))
-            _check_refusals(subject, materializer, store, kept)
-            if "into" in materializer.accepts:
-                _check_into(subject, store, kept, before)
-                _check_into_another_type(store, kept)
-            if "device" in materializer.accepts:
-                _check_device(subject, materializer, store, kept, before)
-            for form in materializer.conversions.get(format, ()):
-                loaded(store, kept.ref, _CONVERSIONS, format=form, trust=kept.trust)
-
-
-_FILL = (
-    "load() has to overwrite everything that was saved, or take 'into' out of `accepts`. (What "
-    "change_model() changes has to be a value, not a setting.)"
-)
-_CONVERSIONS = "Its load() has to give back each form that its `conversions` name."
-
-
-def _come_back(subject: Subject, path: str, before: Any, kept: list[Any]) -> None:
-    store = Store(path)
-    for item in (Kept(*values) for values in kept):
-        for verify in (True, False):
-            model = _restored(subject, store, item, verify)
-            found = difference(before, prediction(subject, model), "predict()")
-            if found:
-                raise ConformanceError(
-                    f"What is loaded from the format {item.format!r} in a new process "
-                    f"(verify={verify}) predicts something else: {found}. Save everything that "
-                    f"predictions depend on, and put all of it back; or, if that can't be, "
-                    f"return SaveResult(restore='weights', reason=...)."
-                )
-            _check_is_model(subject, model, item)
+        _check_is_model(subject, model, kept)
+        found = difference(case.described, told_of(subject, model), "description")
+        if found:
+            raise ConformanceError(
+                f"What is loaded from the format {kept.format!r} is described otherwise than what "
+                f"was saved: {found}. Save everything that the description tells, settings too, "
+                f"and put it back."
+            )
 
 
 def _restored(subject: Subject, store: Store, kept: Kept, verify: bool) -> Any:
@@ -144,87 +190,37 @@ def _check_is_model(subject: Subject, model: Any, kept: Kept) -> None:
         )
 
 
-def _check_refusals(subject: Subject, materializer: Materializer, store: Store, kept: Kept) -> None:
-    given = {"into": subject.make_model(), "device": "cpu", "class_map": {"a.B": type(None)}}
-    for name in given.keys() - materializer.accepts:
+def _check_subclass(store: Store, model: Any) -> None:
+    """Save what somebody has derived from the model's class, if it can be."""
+    derived = _derived(model)
+    if derived is None:
+        return
+    try:
+        formats = formats_of(derived)
+    except ConformanceError:  # it is none of the adapter's
+        return
+    for format in formats:
         try:
-            store.load(kept.ref, trust=kept.trust, **{name: given[name]})
-        except MaterializationError as error:
-            if name in str(error):
-                continue
-        raise ConformanceError(
-            f"{materializer.key!r} doesn't accept {name}=, and yet loads with it. Leave the "
-            f"refusal to the core: load() isn't called then."
-        )
+            kept = Kept.of(saved(store, Asset(data=derived), "derived", format))
+            found = store.load(kept.ref)
+        except Exception:  # noqa: S112  (what is refused, or needs trust, keeps the promise)
+            continue
+        if kept.restore == "exact" and type(found) is type(model):
+            raise ConformanceError(
+                f"What somebody has derived from {type_name(model)} is saved in the format "
+                f"{format!r}, and comes back as a {type_name(model)} itself, without what was "
+                f"added. Let detect() of the materializer compare the type itself: "
+                f"type(obj) is Model; or bring the subclass back, and name it in required_trust."
+            )
 
 
-def _check_into(subject: Subject, store: Store, kept: Kept, before: Any) -> None:
-    """Fill a model that is another one, where its structure allows that."""
-    advice = "Mend load(), or take 'into' out of `accepts`."
-    into = subject.make_model()
-    back = loaded(store, kept.ref, advice, trust=kept.trust, into=into)
-    if back is not into:
-        raise ConformanceError(
-            f"Store.load(into=model) returned another object for the format {kept.format!r}. "
-            f"Fill the one that is given, and return it; or take 'into' out of `accepts`."
-        )
-    found = difference(before, prediction(subject, into), "predict()")
-    if found:
-        raise ConformanceError(
-            f"A model that was filled with into= from the format {kept.format!r} predicts "
-            f"something else than the one that was saved: {found}. {_FILL}"
-        )
-    changed = subject.change_model(subject.make_model())
-    unfilled = digest_of(changed, kept.format)
+def _derived(model: Any) -> Any:
+    """Return a copy of a model, of a subclass; None where that can't be."""
+    cls = type(model)
     try:
-        store.load(kept.ref, trust=kept.trust, into=changed)
-    except FlowymlError:  # of another structure, which may be refused
-        return
-    filled = digest_of(changed, kept.format)
-    if filled == unfilled or (kept.restore == "weights" and filled != kept.digest):
-        raise ConformanceError(
-            f"A changed model that was filled with into= from the format {kept.format!r} isn't "
-            f"the one that was saved. {_FILL}"
-        )
-
-
-def _check_into_another_type(store: Store, kept: Kept) -> None:
-    try:
-        store.load(kept.ref, trust=kept.trust, into=object())
-    except FlowymlError as error:
-        cause = error.__cause__
-        if cause is None or isinstance(cause, (FlowymlError, TypeError, ValueError)):
-            return
-        raise ConformanceError(
-            f"Store.load(into=object()) fails with {told(cause)} for the format {kept.format!r}. "
-            f"Check the type of what is given, and raise a MaterializationError that says what "
-            f"is needed."
-        ) from error
-    raise ConformanceError(
-        f"Store.load(into=object()) is let pass for the format {kept.format!r}. Check the type "
-        f"of what is given, and raise a MaterializationError that says what is needed."
-    )
-
-
-def _check_device(
-    subject: Subject, materializer: Materializer, store: Store, kept: Kept, before: Any
-) -> None:
-    """Load to where the model says it is: the one device that is sure to exist."""
-    asset = store.get(kept.ref)
-    device = asset.metadata.properties.get("device")
-    if device is None:
-        raise ConformanceError(
-            f"{materializer.key!r} accepts device=, but no model says where it is. Add the "
-            f"property 'device' in extract(), or take 'device' out of `accepts`."
-        )
-    if kept.restore != "exact":
-        return
-    advice = "Mend load(), or take 'device' out of `accepts`."
-    model = loaded(store, kept.ref, advice, trust=kept.trust, device=device)
-    with blaming("Predicting with a model that was loaded with device=", advice):
-        found = difference(before, prediction(subject, model), "predict()")
-    if found:
-        raise ConformanceError(
-            f"A model that was loaded with device={device!r} predicts something else: {found}. "
-            f"{advice}"
-        )
+        derived = copy.copy(model)
+        inside = {"__module__": "somebodys_code"}
+        derived.__class__ = types.new_class("Derived", (cls,), {}, lambda body: body.update(inside))
+    except Exception:
+        return None
+    return derived

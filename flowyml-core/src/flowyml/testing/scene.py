@@ -9,9 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flowyml.assets import Asset
-from flowyml.registry import told
+from flowyml.errors import told
 from flowyml.store import Store
 from flowyml.testing.subject import Subject
+
+__tracebackhide__ = True
 
 NAME = "model"
 """The name of what checks save."""

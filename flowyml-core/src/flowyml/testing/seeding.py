@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from flowyml import seed_everything
+from flowyml import adapters, seed_everything
 from flowyml.interfaces import RandomSource
 from flowyml.seeds import seeded
 from flowyml.testing.checks import blaming, check, contents, digest_of
 from flowyml.testing.predictions import difference, is_same, plain
-from flowyml.testing.subject import ConformanceError, Subject
+from flowyml.testing.processes import in_new_process
+from flowyml.testing.subject import Bare, ConformanceError, Subject, bare
+
+__tracebackhide__ = True
 
 _SOURCE = (
     "Seed, read and restore the same generators, those that the framework draws from; state() has "
@@ -20,7 +24,11 @@ _SOURCE = (
 
 @check
 def check_seeds_reproduce(subject: Subject) -> None:
-    """One seed gives equal random numbers, another other ones, and the outer state comes back."""
+    """One seed gives equal random numbers, another other ones, and the outer state comes back.
+
+    A random source leaves those of other libraries alone, and does nothing where the framework
+    isn't imported.
+    """
     subject.make_model()  # which imports what there is to seed
     sources = contents(subject).random_sources
     with seeded(0):  # which puts everything back in the end
@@ -30,18 +38,44 @@ def check_seeds_reproduce(subject: Subject) -> None:
             _check_draws(lambda: plain(subject.draw(), "draw()"))
         elif not sources:
             _check_models(subject)
+    if sources:
+        in_new_process(bare(subject), _seed_nothing, with_subject=False)
+
+
+def _seed_nothing(subject: Bare) -> None:
+    """Use the sources where there is nothing to seed."""
+    for source in contents(subject).random_sources:
+        what = f"The random source {source.name!r}, the framework not being imported,"
+        with blaming(what, f"state() returns None then, and restore(None) does nothing. {_LOOK}"):
+            state = source.state()
+            source.seed(1)
+            source.restore(state)
+        imported = sorted({*subject.modules} & {*sys.modules})
+        if imported:
+            raise ConformanceError(f"{what} imports {', '.join(imported)}. {_LOOK}")
+
+
+_LOOK = "Ask sys.modules.get() for it, and do nothing when it isn't there."
 
 
 def _check_source(source: RandomSource) -> None:
     name = f"The random source {source.name!r}"
+    others = [other for other in adapters.random_sources() if other.name != source.name]
+    before = [other.state() for other in others]
     with blaming(name, "seed() takes 0 ≤ seed < 2**32; restore() takes what state() returned."):
         states = []
-        for seed in (1, 2**32 - 1, 1, 0):
+        for seed in (1, 2**32 - 1, 1, 2):
             source.seed(seed)
             states.append(source.state())
         first, other, again, _ = states
         source.restore(first)
         restored = source.state()
+    for each, state in zip(others, before, strict=True):
+        if not is_same(state, each.state()):
+            raise ConformanceError(
+                f"{name} changes the random state of {each.name!r}, which has a source of its "
+                f"own. {_SOURCE}"
+            )
     if is_same(first, other):
         raise ConformanceError(f"{name} has the same state after two seeds. {_SOURCE}")
     if not is_same(first, again):
@@ -68,8 +102,10 @@ def _check_draws(draw: Callable[[], Any]) -> None:
                 f"Another seed gives the same numbers of the framework's generator. {_SOURCE}"
             )
     seed_everything(3)
+    draw()  # so that a seed alone doesn't tell the state
     outer = draw()
     seed_everything(3)
+    draw()
     with seeded(1):
         draw()
     found = difference(outer, draw(), "draw()")

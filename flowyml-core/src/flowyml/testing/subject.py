@@ -13,6 +13,8 @@ import attrs
 from flowyml import adapters
 from flowyml.errors import AdapterError
 
+__tracebackhide__ = True
+
 
 class ConformanceError(AssertionError):
     """An adapter doesn't do what a check is about; the text says what its author should do."""
@@ -86,6 +88,14 @@ class Subject(ABC):
         Numbers, or anything with ``tolist()``, also in lists and dictionaries. The model stays
         as it is.
         """
+
+    def variants(self) -> Iterable[Any]:
+        """Return models that each differ from `make_model`'s in one other thing.
+
+        Such as a setting, the type of its numbers, a name: whatever a user would miss if it
+        didn't come back.
+        """
+        return ()
 
     def make_model_that_needs_trust(self) -> Any:
         """Return a model that loads only with ``trust=``, or None when there is no such model."""

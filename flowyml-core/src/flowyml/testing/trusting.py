@@ -7,13 +7,19 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import attrs
+
 from flowyml import Store
 from flowyml.errors import FlowymlError, UntrustedDataError
+from flowyml.testing import forging
 from flowyml.testing.checks import check, formats_of, loaded, saved, temporary_store
+from flowyml.testing.damage import spread
 from flowyml.testing.predictions import difference, prediction
 from flowyml.testing.processes import in_new_process
 from flowyml.testing.restoring import Kept
 from flowyml.testing.subject import Bare, ConformanceError, Subject, bare
+
+__tracebackhide__ = True
 
 _REFUSE = (
     "load() has to raise UntrustedDataError(message, required) before it imports or calls "
@@ -23,7 +29,11 @@ _REFUSE = (
 
 @check
 def check_trust_is_respected(subject: Subject) -> None:
-    """What needs trust is refused without it, by name and unimported, and loads with it."""
+    """What needs trust is refused without it, by name and unimported, and loads with it.
+
+    All of its names have to be trusted, and the files tell them: not the manifest, which a
+    stranger may have written.
+    """
     model = subject.make_model_that_needs_trust()
     if model is None:
         _check_nothing_is_needed(subject)
@@ -81,13 +91,7 @@ def _refuse(subject: Bare, path: str, ref: str, declared: tuple[str, ...]) -> tu
         importlib.import_module(module)
     before = {*sys.modules}
     required = _required(path, ref, ())
-    unsaid = {*declared}.difference(required)
-    if unsaid:
-        raise ConformanceError(
-            f"The UntrustedDataError for {ref} has required = {required!r}, without "
-            f"{', '.join(sorted(unsaid))}, which save() has in required_trust. Give the error all "
-            f"that is needed: users copy it into trust=."
-        )
+    _check_all_is_said(ref, required, declared)
     for trust in (("nothing.like_it",), tuple(f"{name}_" for name in required)):
         _required(path, ref, trust)
     theirs = {module.partition(".")[0] for module in subject.modules}
@@ -98,7 +102,43 @@ def _refuse(subject: Bare, path: str, ref: str, declared: tuple[str, ...]) -> tu
             f"Loading {ref} without trust imports {', '.join(imported)}, which runs its code. "
             f"{_REFUSE}"
         )
+    _check_manifest_is_not_believed(path, ref, declared)
+    if len(required) > 1:
+        for name in spread(required, _LEFT_OUT):  # the others may be imported then
+            _required(path, ref, tuple(each for each in required if each != name))
     return required
+
+
+_LEFT_OUT = 8
+"""How many names are left out of those that are trusted, one at a time."""
+
+
+def _check_all_is_said(ref: str, required: tuple[str, ...], declared: tuple[str, ...]) -> None:
+    unsaid = {*declared}.difference(required)
+    if unsaid:
+        raise ConformanceError(
+            f"The UntrustedDataError for {ref} has required = {required!r}, without "
+            f"{', '.join(sorted(unsaid))}, which save() has in required_trust. Give the error all "
+            f"that is needed: users copy it into trust=."
+        )
+
+
+def _check_manifest_is_not_believed(path: str, ref: str, declared: tuple[str, ...]) -> None:
+    """Load without trust what says in its manifest that it needs none."""
+    store = Store(path)
+    honest = forging.read(store, store.get(ref))
+    assert honest.asset.stored is not None
+    stored = attrs.evolve(honest.asset.stored, required_trust=())
+    silent = attrs.evolve(honest, asset=attrs.evolve(honest.asset, stored=stored))
+    with forging.forged(store, silent, honest.files, honest.details) as forged:
+        try:
+            _check_all_is_said(ref, _required(path, forged, ()), declared)
+        except ConformanceError as error:
+            raise ConformanceError(
+                f"{ref} needs trust. Where its manifest says that it needs none: {error} Whoever "
+                f"wrote the files may have written saved.result.required_trust too, so ask for "
+                f"what the files name."
+            ) from error
 
 
 def _required(path: str, ref: str, trust: tuple[str, ...]) -> tuple[str, ...]:

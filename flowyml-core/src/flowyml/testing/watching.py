@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+__tracebackhide__ = True
+
 Heard = Callable[[str, Path], object]
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -64,6 +66,20 @@ def changes(heard: Heard) -> Iterator[None]:
 def programs(heard: Callable[[str], object]) -> Iterator[None]:
     """Call a function just before this process starts a program or connects to another one."""
     with _hearing(lambda event, args: heard(event) if event in _RUNS else None):
+        yield
+
+
+@contextmanager
+def opening(file: Path, heard: Callable[[str], object]) -> Iterator[None]:
+    """Call a function just before this process opens a file."""
+
+    def hear(event: str, args: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
+            path = os.fsdecode(args[0])
+            if path.endswith(file.name) and os.path.abspath(path) == str(file):  # noqa: PTH100
+                heard(event)
+
+    with _hearing(hear):
         yield
 
 

@@ -97,14 +97,15 @@ class PolynomialMaterializer(Materializer):
     def load(self, saved: Saved, options: LoadOptions) -> Any:
         try:
             coefficients = json.loads(saved.files["coefficients.json"].read_bytes())
-            fits = [type(c) is float for c in coefficients] == [True] * saved.result.details[
-                "count"
-            ]
+            fits = isinstance(coefficients, list) and {*map(type, coefficients)} <= {float}
+            fits = fits and len(coefficients) == saved.result.details["count"]
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise MaterializationError(f"{saved.ref}: coefficients.json is unfit") from error
         if not fits:
             raise MaterializationError(f"{saved.ref}: coefficients.json doesn't fit")
         if options.into is not None:
+            if not _is_polynomial(options.into):
+                raise MaterializationError(f"{saved.ref} needs into=Polynomial(...)")
             options.into.coefficients = coefficients
             return options.into
         if saved.format == "list" or options.format == "list":

@@ -25,7 +25,7 @@ from flowyml.interfaces import (
 
 def is_polynomial(obj: object) -> bool:
     toyframework = sys.modules.get("toyframework")
-    return toyframework is not None and issubclass(type(obj), toyframework.Polynomial)
+    return toyframework is not None and type(obj) is toyframework.Polynomial
 
 
 class ToyExtractor(Extractor):
@@ -46,6 +46,7 @@ class ToyExtractor(Extractor):
             "layer_types": ["Polynomial"],
             "tensor_shapes_sample": {"coefficients": [count]},
             "training_mode": False,
+            "title": obj.title,
         }
 
     def outline(self, obj: Any) -> Layer:
@@ -67,6 +68,7 @@ class ToyMaterializer(Materializer):
         (folder / "numbers.json").write_text(json.dumps(obj.coefficients))
         if options.format == "numbers":
             return SaveResult("weights", "this format keeps numbers only")
+        (folder / "title.json").write_text(json.dumps(obj.title))
         then = None if obj.then is None else f"{obj.then.__module__}.{obj.then.__qualname__}"
         (folder / "then.json").write_text(json.dumps(then))
         return SaveResult(required_trust=() if then is None else (then,))
@@ -79,15 +81,21 @@ class ToyMaterializer(Materializer):
             raise MaterializationError(f"{saved.ref}: numbers.json isn't a list of numbers")
         if saved.format == "numbers" and options.into is None:
             return coefficients
-        then = None if saved.format == "numbers" else self.function(saved, options)
-        if options.into is None:
-            return toyframework.Polynomial(coefficients, then)
-        if not is_polynomial(options.into):
+        if options.into is not None and not is_polynomial(options.into):
             raise MaterializationError(f"{saved.ref} needs into=Polynomial(...)")
-        options.into.coefficients = coefficients
-        if saved.format == "whole":
-            options.into.then = then
-        return options.into
+        if saved.format == "numbers":
+            options.into.coefficients = coefficients
+            return options.into
+        then, title = self.function(saved, options), self.title(saved)
+        obj = toyframework.Polynomial([]) if options.into is None else options.into
+        obj.coefficients, obj.then, obj.title = coefficients, then, title
+        return obj
+
+    def title(self, saved: Saved) -> str:
+        title = self.read(saved, "title.json")
+        if type(title) is not str:
+            raise MaterializationError(f"{saved.ref}: title.json isn't a text")
+        return title
 
     def function(self, saved: Saved, options: LoadOptions) -> Any:
         name = self.read(saved, "then.json")
@@ -98,7 +106,10 @@ class ToyMaterializer(Materializer):
         if not options.trust.allows(name):
             raise UntrustedDataError(f"{saved.ref} needs trust=[{name!r}]", [name])
         module, _, attribute = name.rpartition(".")
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute, None)
+        if getattr(found, "__module__", None) != module:  # trust in "a.*" isn't in what a imports
+            raise MaterializationError(f"{saved.ref}: {name} isn't defined there")
+        return found
 
     def read(self, saved: Saved, path: str) -> Any:
         try:

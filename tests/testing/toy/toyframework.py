@@ -9,13 +9,20 @@ generator = random.Random()
 
 
 class Polynomial:
-    """Sums up ``coefficients[i] * x**i``, and hands the sum to a function."""
+    """Sums up ``coefficients[i] * x**i``, and hands the sum to a function.
+
+    The title is a setting: no prediction depends on it.
+    """
 
     def __init__(
-        self, coefficients: list[float], then: Callable[[float], float] | None = None
+        self,
+        coefficients: list[float],
+        then: Callable[[float], float] | None = None,
+        title: str = "untitled",
     ) -> None:
         self.coefficients = coefficients
         self.then = then
+        self.title = title
 
     def __call__(self, x: float) -> float:
         total = sum(c * x**power for power, c in enumerate(self.coefficients))

@@ -46,6 +46,10 @@ def refuses(subject: Any) -> None:
     raise ConformanceError("Do it otherwise.")
 
 
+def orders(subject: Any, pairs: list[list[str]]) -> list[list[str]]:
+    return [[*{*pair}] for pair in pairs]
+
+
 def waits(subject: Any, path: str) -> None:
     print("waiting", flush=True)
     with Path(path).open("w"):

@@ -5,6 +5,7 @@ Each faulty adapter differs from the good one in one thing that real adapters ge
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import errno
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -30,7 +32,7 @@ from flowyml.errors import MaterializationError
 from flowyml.interfaces import LoadOptions, Materializer, Saved, SaveOptions, SaveResult
 from flowyml.store import saving
 from flowyml.store.blobs import Blobs
-from flowyml.testing import ConformanceError, Subject, durability, forging, hostility, rewriting
+from flowyml.testing import ConformanceError, Subject, durability, forging, hostility, zipping
 from flowyml.testing.artifacts import artifacts
 from flowyml.testing.damage import cuts, flips, offsets, spread, varied
 from flowyml.testing.durability import (
@@ -44,6 +46,7 @@ from flowyml.testing.folders import (
 )
 from flowyml.testing.hostility import check_hostile_files_are_refused
 from flowyml.testing.killing import check_a_killed_save_leaves_nothing_half_written
+from flowyml.testing.rewriting import other_data
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the checks kill processes")
 
@@ -199,9 +202,11 @@ class Unpickling(ToySubject):
 
 def test_an_adapter_that_unpickles_is_found() -> None:
     text = refused(check_hostile_files_are_refused, Unpickling)
-    assert "json: 'model.json' is a pickle of protocol 0 that calls os.mkdir. Code that" in text
-    assert "was run (the mark). Don't unpickle" in text
+    assert "Code that it names or holds was run. Don't unpickle" in text
+    assert " - json: 'model.json' is a pickle of protocol 0 that calls os.mkdir: os.mkdir" in text
+    assert text.count("pickle of protocol") == 3, "once for what is called, and where"
     assert "... and" in text
+    assert text.count("Don't unpickle") == 1
 
 
 class UnpicklingMembers(ToySubject):
@@ -230,8 +235,8 @@ class Importing(ToySubject):
 
 def test_an_adapter_that_calls_what_a_file_names_is_found() -> None:
     text = refused(check_hostile_files_are_refused, Importing)
-    assert "is JSON in which ['type'] is 'flowyml_strange_module:run'. Code that" in text
-    assert "is JSON in which ['type'] is 'flowyml_known_module:Made'. Code that" in text
+    assert "is JSON in which ['type'] is 'flowyml_strange_module:run': called" in text
+    assert "is JSON in which ['type'] is 'flowyml_known_module:Made': made" in text
 
 
 class Starting(ToySubject):
@@ -242,7 +247,9 @@ class Starting(ToySubject):
 
 
 def test_an_adapter_that_starts_programs_on_loading_is_found() -> None:
-    assert "was run (os.system)" in refused(check_hostile_files_are_refused, Starting)
+    text = refused(check_hostile_files_are_refused, Starting)
+    assert "Code that it names or holds was run." in text
+    assert "calls os.mkdir: os.system" in text
 
 
 class Believing(ToySubject):
@@ -253,8 +260,8 @@ class Believing(ToySubject):
 
 def test_an_adapter_that_takes_anything_for_a_model_is_found() -> None:
     text = refused(check_hostile_files_are_refused, Believing)
-    assert "load() gave back a" in text
-    assert "Toy, as if nothing were wrong. Raise MaterializationError" in text
+    assert "load() gave back an object, as if nothing were wrong. Raise MaterializationE" in text
+    assert "calls os.mkdir: a " in text
 
 
 class Recursing(ToySubject):
@@ -264,8 +271,8 @@ class Recursing(ToySubject):
 
 def test_an_adapter_that_recurses_without_bounds_is_found() -> None:
     text = refused(check_hostile_files_are_refused, Recursing)
-    assert "'model.json' is JSON of 100,000 lists in one another. load() ended with Rec" in text
-    assert "Catch RecursionError where you parse" in text
+    assert "recursed too deep. Catch RecursionError where you parse" in text
+    assert "'model.json' is JSON of 100,000 lists in one another: RecursionError: " in text
 
 
 class Exiting(ToySubject):
@@ -276,7 +283,8 @@ class Exiting(ToySubject):
 
 def test_an_adapter_that_exits_is_found() -> None:
     text = refused(check_hostile_files_are_refused, Exiting)
-    assert "load() ended with SystemExit: no JSON. Raise MaterializationError" in text
+    assert "called sys.exit(). Raise MaterializationError" in text
+    assert "calls os.mkdir: SystemExit: no JSON" in text
 
 
 class Stop(BaseException):
@@ -289,11 +297,8 @@ class Stopping(ToySubject):
             raise Stop(why)
 
 
-def test_an_adapter_that_raises_what_is_no_error_is_found() -> None:
-    text = refused(check_hostile_files_are_refused, Stopping)
-    assert "load() ended with Stop: no JSON. Raise MaterializationError" in text
-    text = refused(check_flipped_bytes_are_refused, Stopping)
-    assert "'model.json' damaged, ended with Stop: the file is missing; it has to be" in text
+def test_what_is_no_error_is_made_one_by_the_store() -> None:
+    check_hostile_files_are_refused(Stopping())
 
 
 class Hanging(ToySubject):
@@ -305,9 +310,12 @@ class Hanging(ToySubject):
 def test_an_adapter_that_hangs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hostility, "LONGEST", 1.0)
     text = refused(check_hostile_files_are_refused, Hanging)
-    assert "Of 1 forged versions, 1 did harm" in text
-    assert "protocol 0 that calls os.mkdir. Loading it took too long or never ended" in text
+    assert "Of 2 forged versions, 3 did harm" in text
+    assert "Loading it, or predicting with it, took too long or never ended." in text
+    assert "protocol 0 that calls os.mkdir: the process said Timeout (" in text
     assert "in unfit" in text, "it tells where"
+    assert "protocol 0 that calls builtins.exec" in text
+    assert "It wasn't tried, as too many have ended their process." in text
 
 
 class Crashing(ToySubject):
@@ -318,8 +326,11 @@ class Crashing(ToySubject):
 
 def test_an_adapter_that_crashes_is_found() -> None:
     text = refused(check_hostile_files_are_refused, Crashing)
-    assert "protocol 0 that calls os.mkdir. Loading it crashed the process" in text
-    assert "Fatal Python error: Aborted" in text
+    assert "Of 8 forged versions, 9 did harm" in text
+    assert "Loading it, or predicting with it, crashed the process. Raise" in text
+    assert "protocol 0 that calls os.mkdir: the process said Fatal Python error: Aborted" in text
+    assert text.count("Fatal Python error") == 1
+    assert "It wasn't tried, as too many have ended their process." in text
 
 
 class Inflating(ToySubject):
@@ -332,7 +343,7 @@ class Inflating(ToySubject):
 
 def test_an_adapter_that_unpacks_a_bomb_is_found() -> None:
     text = refused(check_hostile_files_are_refused, Inflating)
-    assert f"has a member 'model.json' that unpacks to {rewriting.BOMB:,} bytes" in text
+    assert f"has a member 'model.json' that unpacks to {zipping.BOMB:,} bytes" in text
     assert "Compare sizes that a file claims" in text
 
 
@@ -348,19 +359,196 @@ class Unpacking(ToySubject):
 
 def test_an_adapter_that_unpacks_anywhere_is_found() -> None:
     text = refused(check_hostile_files_are_refused, Unpacking)
-    assert "has one more member, '../slipped.txt'. Loading it wrote 'slipped.txt'" in text
+    assert "Loading it wrote a file." in text
+    assert "has one more member, '../slipped.txt': 'slipped.txt'" in text
 
 
 class Bearing(ToySubject):
     def hostile_files(self, files: Mapping[str, bytes]) -> Iterable[Mapping[str, bytes]]:
         yield dict.fromkeys(files, b"{}")
         yield files
+        yield {**files, "extra": b"", "more": b""}
 
 
 def test_an_authors_own_hostile_files_have_to_be_refused() -> None:
     text = refused(check_hostile_files_are_refused, Bearing)
-    assert "number 1 of hostile_files(). load() gave back" in text
+    assert "json: number 1 of hostile_files(), which differs in nothing: a " in text
+    assert "json: number 2 of hostile_files(), which differs in 'extra', 'more': a " in text
     assert "number 0" not in text
+
+
+class Careless(ToySubject):
+    def hostile_files(self, files: Mapping[str, bytes]) -> Iterable[Any]:
+        yield {path: content.decode() for path, content in files.items() if path != "model.zip"}
+
+
+class Mistaken(ToySubject):
+    def hostile_files(self, files: Mapping[str, bytes]) -> Iterable[Any]:
+        return [files["model.txt"]]
+
+
+def test_an_authors_own_hostile_files_are_bytes_by_path() -> None:
+    text = refused(check_hostile_files_are_refused, Careless)
+    assert "Number 0 of hostile_files() has 'model.json': str, where {path: bytes} is due" in text
+
+
+def test_an_authors_own_hostile_files_may_fail_and_are_told() -> None:
+    text = refused(check_hostile_files_are_refused, Mistaken)
+    assert "hostile_files() failed with KeyError: 'model.txt'. It gets {path: bytes}" in text
+
+
+class Evaluating(ToySubject):
+    class Own(ToyMaterializer):
+        def built(self, data: Mapping[str, Any]) -> Toy:
+            if data.get("type") != "toys:Toy":
+                eval(data["type"], {"__builtins__": {}})  # noqa: S307  (the fault)
+            return super().built(data)
+
+
+def test_an_adapter_that_evaluates_a_text_is_found_though_it_has_no_builtins() -> None:
+    text = refused(check_hostile_files_are_refused, Evaluating)
+    assert "['type'] is an expression that calls os.mkdir: os.mkdir" in text
+
+
+class Decoding(ToySubject):
+    class Own(ToyMaterializer):
+        decode = staticmethod(base64.b64decode)
+
+        def built(self, data: Mapping[str, Any]) -> Toy:
+            if data.get("type") != "toys:Toy":
+                pickle.loads(self.decode(data["type"]))  # noqa: S301  (the fault)
+            return super().built(data)
+
+
+class DecodingDigits(Decoding):
+    class Own(Decoding.Own):
+        decode = staticmethod(bytes.fromhex)
+
+
+@pytest.mark.parametrize(
+    ("subject", "form"), [(Decoding, "base64"), (DecodingDigits, "hexadecimal")]
+)
+def test_an_adapter_that_unpickles_a_text_is_found(subject: type[Subject], form: str) -> None:
+    text = refused(check_hostile_files_are_refused, subject)
+    assert f"['type'] is a pickle in {form} that calls os.mkdir: os.mkdir" in text
+
+
+class Following(ToySubject):
+    class Own(ToyMaterializer):
+        formats = ("json",)
+
+        def load(self, saved: Saved, options: LoadOptions) -> Toy:
+            self.folder = saved.files["model.json"].parent
+            return super().load(saved, options)
+
+        def built(self, data: Mapping[str, Any]) -> Toy:
+            if data.get("type") != "toys:Toy":
+                self.read(data["type"])
+            return super().built(data)
+
+        def read(self, text: str) -> bytes:
+            return (self.folder / text).read_bytes()
+
+
+class FollowingUpwards(Following):
+    class Own(Following.Own):
+        def read(self, text: str) -> bytes:
+            return b"" if Path(text).is_absolute() else super().read(text)
+
+
+class Fetching(Following):
+    class Own(Following.Own):
+        def read(self, text: str) -> bytes:
+            with urllib.request.urlopen(text, timeout=3) as answer:  # noqa: S310  (the fault)
+                return bytes(answer.read())
+
+
+@pytest.mark.parametrize(
+    ("subject", "followed"),
+    [
+        (Following, "is the path of another file: open"),
+        (FollowingUpwards, "is the path of another file, with dots: open"),
+        (Fetching, "is the address of another file: open"),
+        (Fetching, "is the address of a server: socket.connect"),
+    ],
+)
+def test_an_adapter_that_follows_a_path_or_an_address_is_found(
+    subject: type[Subject], followed: str
+) -> None:
+    text = refused(check_hostile_files_are_refused, subject)
+    assert "A path or an address in it was followed. Read nothing but saved.files" in text
+    assert f"['type'] {followed}" in text
+
+
+class Setting(ToySubject):
+    class Own(ToyMaterializer):
+        def built(self, data: Mapping[str, Any]) -> Toy:
+            toy = super().built(data)
+            vars(toy).update(data)
+            return toy
+
+
+def test_an_adapter_that_sets_any_attribute_is_found() -> None:
+    text = refused(check_hostile_files_are_refused, Setting)
+    assert "load() gave the model an attribute by a name that it holds" in text
+    assert "the whole has one more member, 'flowyml_unasked_member'" in text
+
+
+class Sized(ToySubject):
+    """A model with a size, which matters only when it is used."""
+
+    class Own(ToyMaterializer):
+        formats = ("json",)
+        size: ClassVar[Any] = 100
+
+        def content(self, obj: Toy) -> bytes:
+            return json.dumps({"size": self.size, "weights": obj.weights}).encode()
+
+        def built(self, data: Mapping[str, Any]) -> Toy:
+            toy = super().built(data)
+            toy.size = int(data["size"])  # type: ignore[attr-defined]
+            return toy
+
+    def predict(self, model: Toy) -> list[float]:
+        bytearray(min(getattr(model, "size", 100), 1 << 32))
+        return super().predict(model)
+
+
+class SizedInWords(Sized):
+    class Own(Sized.Own):
+        size = "100"
+
+
+class Walking(Sized):
+    def predict(self, model: Toy) -> list[float]:
+        if getattr(model, "size", 100) == 1_000_000:
+            os.abort()
+        return super().predict(model)
+
+
+@pytest.mark.parametrize(
+    ("subject", "size"), [(Sized, "1099511627776"), (SizedInWords, "'1099511627776'")]
+)
+def test_an_adapter_whose_models_do_harm_when_they_are_used_is_found(
+    subject: type[Subject], size: str
+) -> None:
+    text = refused(check_hostile_files_are_refused, subject)
+    assert "Loading it, or predicting with it, took too much memory." in text
+    assert f"['size'] is {size}: MemoryError" in text
+
+
+def test_what_comes_after_a_crash_is_tried_too() -> None:
+    text = refused(check_hostile_files_are_refused, Walking)
+    assert "['size'] is 1000000: the process said Fatal Python error: Aborted" in text
+    assert "['size'] is 1099511627776: MemoryError" in text
+    assert "It wasn't tried" not in text
+
+
+def test_of_what_a_crashing_process_says_the_end_is_told() -> None:
+    said = "Fatal Python error: Segmentation fault\n\n  File ... in load\n"
+    noise = "x" * 5000
+    assert hostility._told(f"{noise}{said}\nExtension modules: {noise}").endswith(said.rstrip())
+    assert hostility._told(noise) == f"the process said {noise[:2000]}"
 
 
 class Unsound(ToySubject):
@@ -398,6 +586,21 @@ def test_artifacts_are_the_same_every_time(tmp_path: Path) -> None:
         assert f"'archive.zip' {part}" in told
     assert "'text.json' is JSON in which [0]['a'] is 'os.system'" in told
     assert "in the manifest's details, ['x'][0] is -1" in told
+    assert "'text.json' is JSON in which [0] has no 'a'" in told
+
+
+def test_samples_of_json_are_of_every_kind_of_place(tmp_path: Path) -> None:
+    nodes = [{"left": number, "name": f"n{number}"} for number in range(500)]
+    data = {"nodes": nodes, "classes": "3", "then": None}
+    changed = {what.partition(" is ")[0] for what, _ in other_data(data, 8, tmp_path / "mark")}
+    assert {"['classes']", "['then']"} < changed
+    for kind in ("left", "name"):
+        assert any(where.endswith(f"['{kind}']") for where in changed)
+    shown = [what for what, _ in other_data(data, 8, tmp_path / "mark")]
+    assert "['classes'] is '1000000'" in shown
+    assert "the whole has no 'classes'" in shown
+    assert "the whole has one more member, '__class__'" in shown
+    assert "['then'] is 'os.system'" in shown
 
 
 # ------------------------------------------------------------------------------ damage
