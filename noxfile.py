@@ -54,6 +54,9 @@ def install(session: nox.Session, *requirements: str) -> None:
     session.install("--no-compile", "-c", CONSTRAINTS, *requirements)
 
 
+PARALLEL = ("-n=auto", "--dist=worksteal")  # most tests wait for processes and the disk
+
+
 def run_pytest(session: nox.Session, *args: str, python: str = "python") -> None:
     folder = next(arg for arg in args if not arg.startswith("-"))
     report = Path(session.virtualenv.location, f"{folder.replace('/', '-')}.xml")
@@ -103,23 +106,23 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def core(session: nox.Session) -> None:
     """The tests of the core and its conformance kit, where no framework is installed."""
-    install(session, f"{CORE}[numpy,testing]", "hypothesis")
+    install(session, f"{CORE}[numpy,testing]", "hypothesis", "pytest-xdist")
     without_torch = "import importlib.util as u; assert not u.find_spec('torch'), 'torch is here'"
     session.run("python", "-c", without_torch)
-    run_pytest(session, "tests/core", *session.posargs)
+    run_pytest(session, "tests/core", *PARALLEL, *session.posargs)
     # That the conformance kit finds faulty adapters doesn't hang on the version of Python.
     kit = "tests/testing" if session.python == PYTHONS[0] else "tests/testing/test_conformance.py"
-    run_pytest(session, kit, *session.posargs)
+    run_pytest(session, kit, *PARALLEL, *session.posargs)
 
 
 @nox.session
 def pytorch(session: nox.Session) -> None:
     """The PyTorch adapter's tests, then those of two adapters in one process."""
-    tools = ("hypothesis", "scikit-learn", "torchdata", "tqdm", "transformers")
+    tools = ("hypothesis", "pytest-xdist", "scikit-learn", "torchdata", "tqdm", "transformers")
     install(session, f"{CORE}[numpy,testing]", f"{PYTORCH}[safetensors]", *tools)
-    run_pytest(session, "tests/pytorch", *session.posargs)
+    run_pytest(session, "tests/pytorch", *PARALLEL, *session.posargs)
     install(session, SKLEARN, "ipython", "jedi")
-    run_pytest(session, "tests/adapters", *session.posargs)
+    run_pytest(session, "tests/adapters", *PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -148,8 +151,8 @@ def packaging(session: nox.Session) -> None:
 @nox.session
 def adapters(session: nox.Session) -> None:
     """The example of a third party's adapter, where no other framework is installed."""
-    install(session, f"{CORE}[testing]", f"{SKLEARN}[test]")
-    run_pytest(session, f"{SKLEARN}/tests", *session.posargs)
+    install(session, f"{CORE}[testing]", f"{SKLEARN}[test]", "pytest-xdist")
+    run_pytest(session, f"{SKLEARN}/tests", *PARALLEL, *session.posargs)
 
 
 @nox.session

@@ -1098,7 +1098,6 @@ def test_a_reference_that_leads_to_no_dataset_says_so(round_trip: Callable[[Any]
         {"fingerprint_by": "eval"},
         {"fingerprint_by": json.dumps},
     ],
-    ids=str,
 )
 def test_unfit_references_are_refused(change: dict[str, Any]) -> None:
     parts = {**KINDS[-1].parts(DatasetRef(Numbers)), **change}

@@ -114,7 +114,7 @@ def test_other_readers_take_the_file(tmp_path: Path) -> None:
         torch.randn(2, dtype=torch.complex64).conj().imag,
         nn.Parameter(torch.ones(2), requires_grad=False),
     ],
-    ids=str,
+    ids=lambda tensor: f"{tensor.dtype}-{tuple(tensor.shape)}",
 )
 def test_tensors_of_all_kinds_come_back(tmp_path: Path, tensor: torch.Tensor) -> None:
     given = saved(Holding(tensor), tmp_path)

@@ -25,7 +25,7 @@ from flowyml.errors import MaterializationError
         torch.eye(3).to_sparse(),
         nn.Parameter(torch.ones(2)),
     ],
-    ids=str,
+    ids=lambda tensor: f"{tensor.dtype}-{tuple(tensor.shape)}",
 )
 def test_tensors_come_back(store: Store, tensor: Tensor) -> None:
     store.save(tensor, "t")
