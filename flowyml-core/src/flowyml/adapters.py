@@ -195,14 +195,20 @@ def _nearest(claims: builtins.list[_Detecting], obj: object) -> builtins.list[_D
     """Return those claims whose framework defines the object's class, or its nearest base.
 
     A classifier of XGBoost is an estimator of scikit-learn too: it is for the adapter of the former
-    if there is one, and for the other if not.
+    if there is one, and for the other if not. Where the nearest base has nothing of another
+    claim's framework, as when a user's class derives from two frameworks, nothing is decided.
     """
     for cls in type(obj).__mro__ if len(claims) > 1 else ():
-        where = f"{cls.__module__}."
-        near = [item for item in claims if any(where.startswith(f"{m}.") for m in item.modules)]
+        near = [item for item in claims if _defines(item, cls)]
         if near:
-            return near
+            bases = cls.__mro__
+            is_decided = all(any(_defines(item, base) for base in bases) for item in claims)
+            return near if is_decided else claims
     return claims
+
+
+def _defines(item: Extractor | Materializer, cls: type) -> bool:
+    return any(f"{cls.__module__}.".startswith(f"{module}.") for module in item.modules)
 
 
 def detects(item: Extractor | Materializer, obj: object) -> bool:

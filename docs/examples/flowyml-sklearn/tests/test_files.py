@@ -223,7 +223,6 @@ class Outer:
         (deep(), "nested deeper than 150|recursion"),
         (np.random, "module"),
     ],
-    ids=str,
 )
 def test_what_would_not_come_back_is_refused_when_it_is_saved(store, value, told):
     with pytest.raises(MaterializationError, match=told) as refused:
