@@ -195,15 +195,16 @@ def _nearest(claims: builtins.list[_Detecting], obj: object) -> builtins.list[_D
     """Return those claims whose framework defines the object's class, or its nearest base.
 
     A classifier of XGBoost is an estimator of scikit-learn too: it is for the adapter of the former
-    if there is one, and for the other if not. Where the nearest base has nothing of another
-    claim's framework, as when a user's class derives from two frameworks, nothing is decided.
+    if there is one, and for the other if not. Where another claim's framework defines a base beside
+    the nearest one, as when a user's class derives from two frameworks, nothing is decided.
     """
-    for cls in type(obj).__mro__ if len(claims) > 1 else ():
+    bases = type(obj).__mro__
+    for cls in bases if len(claims) > 1 else ():
         near = [item for item in claims if _defines(item, cls)]
         if near:
-            bases = cls.__mro__
-            is_decided = all(any(_defines(item, base) for base in bases) for item in claims)
-            return near if is_decided else claims
+            beside = set(bases).difference(cls.__mro__)
+            others = [item for item in claims if not any(item is each for each in near)]
+            return claims if any(_defines(i, base) for i in others for base in beside) else near
     return claims
 
 
