@@ -38,6 +38,6 @@ def test_versions_are_ordered_by_their_numbers() -> None:
     assert sorted(versions, key=names.version_order) == ["1.9.0", "1.10.0", "v1", "v9", "v10"]
 
 
-def test_the_next_version_follows_the_highest() -> None:
-    assert names.next_version([]) == "v1"
-    assert names.next_version(["v1", "v10", "1.0"]) == "v11"
+def test_the_last_number_is_the_highest() -> None:
+    assert names.last_number([]) == 0
+    assert names.last_number(["v1", "v10", "v9", "1.0", "v11b"]) == 10

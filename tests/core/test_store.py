@@ -522,3 +522,24 @@ def test_refs_name_everything_in_order(store: Store) -> None:
     for name in ("b", "a", "b"):
         store.save(1, name)
     assert store.refs() == ["a@v1", "b@v1", "b@v2"]
+
+
+def test_a_version_that_another_process_adds_meanwhile_is_seen(store: Store) -> None:
+    other = Store(store.path)
+    store.save(1, "n")
+    store.save(2, "n")
+    other.save(3, "n")
+    other.save(4, "n")
+    assert store.save(5, "n").version == "v5"
+    other.delete("n@v5")
+    assert store.save(6, "n").version == "v6"
+    assert other.save(7, "n").version == "v7"
+
+
+def test_a_thousand_versions_are_saved_as_fast_as_ten(store: Store) -> None:
+    listed: list[str] = []
+    keys = store._backend.keys
+    store._backend.keys = lambda folder: (listed.append(folder), keys(folder))[1]  # type: ignore[method-assign, func-returns-value]
+    for number in range(20):
+        store.save(number, "n")
+    assert listed.count("assets/n") <= 4

@@ -15,7 +15,7 @@ def round_trip(obj: Any) -> Any:
     """Write an object's files, and return what is read back from them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        result = files.write(structure.encode(root=obj), folder, SaveOptions("torch"))
+        result = files.write(files.Plan(structure.encode(root=obj)), folder, SaveOptions("torch"))
         paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.*")}
         saved = Saved("it@v1", "torch", paths, result)
         options = LoadOptions(trust=Trust.of(result.required_trust))

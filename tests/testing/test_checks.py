@@ -24,6 +24,7 @@ BACK = testing.check_a_saved_model_comes_back
 HEEDED = testing.check_load_heeds_what_it_accepts
 SAME = testing.check_an_unchanged_model_keeps_its_digest
 OTHER = testing.check_a_changed_model_has_another_digest
+DIGESTED = testing.check_digests_are_those_of_saving
 SEEDED = testing.check_seeds_reproduce
 TRUSTED = testing.check_trust_is_respected
 SAVED = testing.check_saving_writes_only_into_its_folder
@@ -34,7 +35,7 @@ CAUGHT = [
     (REGISTERED, "nowhere_to_be_found", "can't be imported", "`plugin` has to name"),
     (REGISTERED, "faulty:returns_a_class", "returned the class", "return an instance of it"),
     (REGISTERED, "faulty:without_materializers", "brings no materializer", "Return one from"),
-    (REGISTERED, "faulty:without_version", "doesn't say which version", "Put api_version = 1"),
+    (REGISTERED, "faulty:without_version", "doesn't say which version", "Put api_version = 2"),
     (REGISTERED, "faulty:foreign_key", "'toys.model'", "a key that starts with 'toy.'"),
     (REGISTERED, "faulty:odd_format", "format 'whole/numbers'", "Use letters, digits"),
     (REGISTERED, "faulty:no_types", "has to name the `types`", "such as ('package.Model',)"),
@@ -132,6 +133,24 @@ CAUGHT = [
     (SEEDED, "careless:seeds_another_library", "changes the random state of 'python'", "Seed"),
     (SEEDED, "careless:imports_its_framework_to_seed", "imports toyframework", "sys.modules.get"),
     (SEEDED, "careless:restores_nothing_wrong", "failed with KeyError", "restore(None) does not"),
+    # Records of runs.
+    (DIGESTED, "careless:digests_less", "as to 'title.json'", "share the code that decides"),
+    (DIGESTED, "careless:digests_what_was", "as to 'numbers.json'", "share the code that decides"),
+    (DIGESTED, "careless:digests_a_list", "a dict by path is due", "leave digests() out"),
+    (DIGESTED, "careless:digests_in_short", "something else than digests", "digest_of_bytes"),
+    (DIGESTED, "careless:draws_to_digest", "random numbers of 'python'", "put it back"),
+    (DIGESTED, "careless:writes_to_digest", "changes a file: open of", "do without"),
+    (DIGESTED, "careless:fails_to_digest", "failed with LookupError: rising", "may return None"),
+    (COMPLETE, "careless:sets_objects", "'then' in settings() of 'toy.model' can't", "Return None"),
+    (COMPLETE, "careless:sets_a_list", "settings() of 'toy.model' returned a list", "a dict"),
+    (COMPLETE, "careless:runs_in_tuples", "'version' in environment() of 'toy'", "lists and dicts"),
+    (SEEDED, "careless:packs_text", "packs a state as a str", "without pickle"),
+    (SEEDED, "careless:packs_the_same", "packs two states as the same bytes", "all of the state"),
+    (SEEDED, "careless:packs_at_random", "packs equal states as other bytes", "in one way"),
+    (SEEDED, "careless:packs_none", "packs None as a state", "Return None for it"),
+    (SEEDED, "careless:unpacks_another_state", "after restore(unpack(data))", "all of the state"),
+    (SEEDED, "careless:unpacks_anything", "it is taken for a state", "raise a ValueError"),
+    (SEEDED, "careless:unpacks_carelessly", "it fails with IndexError", "raise a ValueError"),
 ]
 
 

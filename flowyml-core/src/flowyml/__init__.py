@@ -17,6 +17,7 @@ from flowyml.models import Model
 
 if TYPE_CHECKING:
     from flowyml import interfaces
+    from flowyml.reproducing import reproduce
     from flowyml.running import run, runs
     from flowyml.seeds import seed_everything
     from flowyml.steps import step
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _LATER = {
     "Store": "flowyml.store",
     "interfaces": "flowyml",
+    "reproduce": "flowyml.reproducing",
     "run": "flowyml.running",
     "runs": "flowyml.running",
     "seed_everything": "flowyml.seeds",
@@ -40,6 +42,7 @@ __all__ = [
     "errors",
     "hookimpl",
     "interfaces",
+    "reproduce",
     "run",
     "runs",
     "seed_everything",

@@ -47,6 +47,7 @@ class Asset:
         metadata: ``metadata.properties`` is flat and JSON-able.
         tags: free text by key.
         stored: digest, files and more; None until it is saved or loaded.
+        recognised: what the store found, when it last saved it, that it was made from.
     """
 
     kind: ClassVar[str] = "asset"
@@ -58,6 +59,7 @@ class Asset:
     tags: dict[str, str] = attrs.field(factory=dict)
     stored: Stored | None = None
     _made_from: tuple[tuple[ParentLike, Relation], ...] = ()
+    recognised: tuple[Parent, ...] = ()
 
     @property
     def ref(self) -> str | None:
@@ -76,8 +78,10 @@ class Asset:
 
     @property
     def parents(self) -> tuple[Parent, ...]:
-        """What it was made from."""
-        return tuple(_parent(source, relation) for source, relation in self._made_from)
+        """What it was made from: as its maker said, then as flowyml recognised when saving it."""
+        told = tuple(_parent(source, relation) for source, relation in self._made_from)
+        known = {parent.ref for parent in told}
+        return (*told, *(parent for parent in self.recognised if parent.ref not in known))
 
     def save(self, store: Store | str | os.PathLike[str] | None = None) -> Self:
         """Save as a new version and set `version`.

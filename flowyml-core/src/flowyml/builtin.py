@@ -7,15 +7,19 @@ else has imported it: whoever holds an array has.
 from __future__ import annotations
 
 import random
+import struct
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from flowyml import encoding
+from flowyml.digests import digest_of_bytes
 from flowyml.errors import MaterializationError
 from flowyml.hookspecs import hookimpl
 from flowyml.interfaces import (
+    Change,
     LoadOptions,
     Materializer,
     RandomSource,
@@ -23,6 +27,7 @@ from flowyml.interfaces import (
     SaveOptions,
     SaveResult,
 )
+from flowyml.properties import type_name
 
 
 class JsonMaterializer(Materializer):
@@ -48,6 +53,20 @@ class JsonMaterializer(Materializer):
             return encoding.loads(saved.files["value.json"].read_bytes())
         except encoding.EncodingError as error:
             raise MaterializationError(f"{saved.ref}: value.json is unfit: {error}") from error
+
+    def digests(self, obj: Any, format: str) -> Mapping[str, str]:
+        """Return the digest of the text that `save` would write."""
+        try:
+            return {"value.json": digest_of_bytes(encoding.dumps(obj))}
+        except encoding.EncodingError as error:
+            raise MaterializationError(f"A {type_name(obj)} has no JSON form: {error}") from error
+
+    def compare(self, before: Saved, after: Saved) -> Sequence[Change]:
+        """Return how the values differ, leaf by leaf."""
+        from flowyml import leaves
+
+        nothing = LoadOptions()
+        return leaves.compare(self.load(before, nothing), self.load(after, nothing))
 
 
 class NumpyMaterializer(Materializer):
@@ -97,6 +116,24 @@ class NumpyMaterializer(Materializer):
             return array[()]
         return numpy.asarray(array)
 
+    def digests(self, obj: Any, format: str) -> Mapping[str, str] | None:
+        """Return the digest of the file that `save` would write, copying as little as it can."""
+        from flowyml import arrays
+
+        digest = arrays.digest(obj)
+        return None if digest is None else {"array.npy": digest}
+
+    def compare(self, before: Saved, after: Saved) -> Sequence[Change]:
+        """Return how the arrays differ, reading both piece by piece."""
+        from flowyml import arrays
+
+        try:
+            return arrays.compare(before.files["array.npy"], after.files["array.npy"])
+        except (ValueError, TypeError, KeyError, EOFError, OSError) as error:
+            raise MaterializationError(
+                f"{before.ref} and {after.ref} can't be compared: {error}"
+            ) from error
+
 
 class PythonRandomSource(RandomSource):
     """The global generator of Python's ``random``."""
@@ -115,6 +152,18 @@ class PythonRandomSource(RandomSource):
         """Put ``random`` back."""
         random.setstate(state)
 
+    def pack(self, state: Any) -> bytes | None:
+        """Return a Mersenne Twister's words, its position and a normal number kept for later."""
+        version, words, gauss = state
+        if version != 3:
+            return None
+        return _PYTHON + _pack_twister(struct.pack("<624I", *words[:-1]), words[-1], gauss)
+
+    def unpack(self, data: bytes) -> Any:
+        """Return a state as of ``random.getstate()``."""
+        words, position, gauss = _unpack_twister(data, _PYTHON)
+        return 3, (*struct.unpack("<624I", words), position), gauss
+
 
 class NumpyRandomSource(RandomSource):
     """The global generator of ``numpy.random``, which takes seeds of 32 bits."""
@@ -130,12 +179,52 @@ class NumpyRandomSource(RandomSource):
     def state(self) -> Any:
         """Return the generator's state, or None when NumPy isn't imported."""
         numpy = sys.modules.get("numpy")
-        return None if numpy is None else numpy.random.get_state()
+        return None if numpy is None else numpy.random.get_state(legacy=False)
 
     def restore(self, state: Any) -> None:
         """Put ``numpy.random`` back."""
         if state is not None:
             sys.modules["numpy"].random.set_state(state)
+
+    def pack(self, state: Any) -> bytes | None:
+        """Return what `PythonRandomSource` does; None for other generators than that of NumPy."""
+        if state is None or state["bit_generator"] != "MT19937":
+            return None
+        words = state["state"]["key"].astype("<u4").tobytes()
+        gauss = state["gauss"] if state["has_gauss"] else None
+        return _NUMPY + _pack_twister(words, state["state"]["pos"], gauss)
+
+    def unpack(self, data: bytes) -> Any:
+        """Return a state as of ``numpy.random.get_state(legacy=False)``; imports NumPy."""
+        import numpy
+
+        words, position, gauss = _unpack_twister(data, _NUMPY)
+        key = numpy.frombuffer(words, "<u4").astype(numpy.uint32)
+        return {
+            "bit_generator": "MT19937",
+            "state": {"key": key, "pos": position},
+            "has_gauss": int(gauss is not None),
+            "gauss": 0.0 if gauss is None else gauss,
+        }
+
+
+_PYTHON = b"python MT19937\n"
+_NUMPY = b"numpy MT19937\n"
+_TWISTER = struct.Struct("<2496sI?d")
+"""624 words, how many of them are used up, whether a normal number is kept for later, and it."""
+
+
+def _pack_twister(words: bytes, position: int, gauss: float | None) -> bytes:
+    return _TWISTER.pack(words, position, gauss is not None, 0.0 if gauss is None else gauss)
+
+
+def _unpack_twister(data: bytes, head: bytes) -> tuple[bytes, int, float | None]:
+    if not data.startswith(head) or len(data) != len(head) + _TWISTER.size:
+        raise ValueError(f"it isn't a packed state of {head.decode().strip()}")
+    words, position, has_gauss, gauss = _TWISTER.unpack_from(data, len(head))
+    if position > 624 or not any(words):
+        raise ValueError(f"it is no state that {head.decode().strip()} can have")
+    return words, position, gauss if has_gauss else None
 
 
 @hookimpl

@@ -7,8 +7,10 @@ about an argument also derive from the builtin that Python users expect for it.
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class FlowymlError(Exception):
@@ -89,8 +91,24 @@ def told(error: BaseException | None) -> str:
 _LONG = 2000
 
 
+_here = threading.local()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Give no warnings of ours here, where nothing is done that the user asked for."""
+    before = getattr(_here, "quiet", False)
+    _here.quiet = True
+    try:
+        yield
+    finally:
+        _here.quiet = before
+
+
 def warn(text: str, category: type[Warning]) -> None:
     """Warn at the line that led here from outside of flowyml and its adapters."""
+    if getattr(_here, "quiet", False):
+        return
     level, frame = 1, sys._getframe()
     while _is_ours(str(frame.f_globals.get("__name__"))) and frame.f_back is not None:
         level, frame = level + 1, frame.f_back

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowyml import adapters, properties
-from flowyml.errors import AdapterWarning, told, warn
+from flowyml.errors import AdapterWarning, UnsupportedObjectError, told, warn
 from flowyml.properties import type_name
 
 if TYPE_CHECKING:
@@ -15,8 +15,20 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 
-def extracted(extractor: Extractor, model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the properties of a model in their JSON form; none when the extractor fails."""
+def extracted(
+    extractor: Extractor, model: Any, options: Mapping[str, Any], *, refusing: bool = False
+) -> dict[str, Any]:
+    """Return the properties of a model in their JSON form; none when the extractor fails.
+
+    Args:
+        extractor: whose.
+        model: what it recognised.
+        options: those of its options that the user gave.
+        refusing: whether the user gives them now, and is told which is unfit.
+
+    Raises:
+        UnsupportedObjectError: when `refusing` and the extractor refuses an option.
+    """
     from flowyml import encoding
 
     def ask() -> dict[str, Any]:
@@ -25,7 +37,8 @@ def extracted(extractor: Extractor, model: Any, options: Mapping[str, Any]) -> d
         encoding.dumps(described)  # what can't be stored is said so now
         return described
 
-    return _answered(extractor, f"A {type_name(model)} is not described", ask, {})
+    through = (UnsupportedObjectError,) if refusing and options else ()
+    return _answered(extractor, f"A {type_name(model)} is not described", ask, {}, through)
 
 
 def default_name(extractor: Extractor, model: Any) -> str:
@@ -56,10 +69,16 @@ def _of_type(value: Any, kind: type[Any]) -> Any:
 
 
 def _answered(
-    extractor: Extractor, what: str, ask: Callable[[], _Answer], otherwise: _Answer
+    extractor: Extractor,
+    what: str,
+    ask: Callable[[], _Answer],
+    otherwise: _Answer,
+    through: tuple[type[Exception], ...] = (),
 ) -> _Answer:
     try:
         return ask()
+    except through:
+        raise
     except (Warning, KeyboardInterrupt):  # a warning is an error where the user wants it to be
         raise
     except BaseException as error:

@@ -9,7 +9,7 @@ it, so ``sys.modules.get(...)`` is enough.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -18,7 +18,7 @@ import attrs
 
 from flowyml.trust import Trust
 
-API_VERSION = 1
+API_VERSION = 2
 """Version of these interfaces and of the hooks: one more whenever something is added to them.
 
 An adapter's plugin names the one that it was written for: ``api_version = 1``.
@@ -89,6 +89,10 @@ class Extractor(Recognizer):
         """Return the properties of a model by name; every value has a JSON form.
 
         Nothing of the model may change.
+
+        Raises:
+            UnsupportedObjectError: when an option isn't what it has to be. The user who gives it
+                sees this error; any other costs the description, with a warning.
         """
 
     def outline(self, obj: Any) -> Layer | None:
@@ -98,6 +102,13 @@ class Extractor(Recognizer):
     def default_name(self, obj: Any) -> str:
         """Return the name of a model whose user gave none."""
         return type(obj).__name__
+
+    def environment(self) -> Mapping[str, Any]:
+        """Return what results depend on in the framework: versions, threads, modes; JSON-able.
+
+        Asked when a run starts, and only once one of `modules` is imported. Nothing may change.
+        """
+        return {}
 
 
 class Earlier(ABC):
@@ -193,6 +204,40 @@ class Saved:
     result: SaveResult
 
 
+@attrs.frozen
+class Change:
+    """How one value in an object differs between two versions of it, such as one tensor.
+
+    Attributes:
+        name: where it is in the object, such as ``"conv1.weight"``.
+        before: what it is in the first: type and shape, or a short value; None where it isn't.
+        after: the same of the second.
+        elements: how many numbers it consists of; None where numbers can't be compared, as of
+            different shapes.
+        different: how many of them differ, NaN being equal to NaN.
+        first: the index of the first that differs, in row-major order.
+        first_before: that element in the first.
+        first_after: that element in the second.
+        max_absolute: the largest absolute difference.
+        max_relative: the largest difference relative to the magnitude of the element before.
+        norm: the L2 norm of the difference.
+        norm_before: the L2 norm of the first.
+    """
+
+    name: str
+    before: str | None = None
+    after: str | None = None
+    elements: int | None = None
+    different: int | None = None
+    first: tuple[int, ...] | None = None
+    first_before: str | None = None
+    first_after: str | None = None
+    max_absolute: float | None = None
+    max_relative: float | None = None
+    norm: float | None = None
+    norm_before: float | None = None
+
+
 @attrs.frozen(eq=False)
 class LoadOptions:
     """How to load.
@@ -261,6 +306,37 @@ class Materializer(Recognizer):
             MaterializationError: when the files can't be turned into the object.
         """
 
+    def digests(self, obj: Any, format: str) -> Sequence[str] | Mapping[str, str] | None:
+        """Return what makes up the content of an object, writing nothing; None if that can't be.
+
+        It has to be what `save` would come to: the digests that `SaveResult.content` stands for,
+        in order; or, where all files together are the content, their digests by path. Without it
+        flowyml saves into a temporary folder to recognise an object, which takes longer.
+
+        Args:
+            obj: what `detect` recognised.
+            format: one of `formats`.
+
+        Raises:
+            MaterializationError: when the object can't be saved in that format.
+        """
+        return None
+
+    def settings(self, obj: Any) -> Mapping[str, Any]:
+        """Return what a record of a run should say about an object besides its content.
+
+        Such as an optimizer's class and learning rate, or a loader's batch size; JSON-able.
+        """
+        return {}
+
+    def compare(self, before: Saved, after: Saved) -> Sequence[Change] | None:
+        """Return how two saved objects differ, value by value; None if that isn't known.
+
+        Both were written by this materializer. Values that are equal are left out. Runs no code
+        from the files.
+        """
+        return None
+
     def blame(self, saved: Saved, path: str) -> str | None:
         """Name what is lost of the object because one of its files is damaged, or None.
 
@@ -289,3 +365,19 @@ class RandomSource(ABC):
     @abstractmethod
     def restore(self, state: Any) -> None:
         """Put the generators back into a state that `state` returned."""
+
+    def pack(self, state: Any) -> bytes | None:
+        """Return a state as bytes for a run's record, equal for equal states; None if unknown."""
+        return None
+
+    def unpack(self, data: bytes) -> Any:
+        """Return the state that `pack` was given. Runs no code from the data.
+
+        Raises:
+            ValueError: when it is something else.
+        """
+        raise ValueError(f"the random source {self.name!r} has no packed states")
+
+    def make_deterministic(self) -> Sequence[str]:
+        """Make the library compute the same every time, for good; return in words what changed."""
+        return ()

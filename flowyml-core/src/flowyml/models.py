@@ -124,7 +124,8 @@ class Model(Asset, metaclass=ModelType):
             UnknownFrameworkError: when no adapter recognises the model.
             AmbiguousFrameworkError: when several do.
             AdapterNotFoundError: when `framework` has no usable adapter.
-            UnsupportedObjectError: when it isn't a model of `framework` (a TypeError).
+            UnsupportedObjectError: when it isn't a model of `framework`, or an option isn't what
+                its extractor takes (a TypeError).
             ValueError: for an unfit name, version or history, or a property that is extracted.
         """
         extractor: Extractor | None = None
@@ -154,7 +155,9 @@ class Model(Asset, metaclass=ModelType):
             tags=check_tags(tags or {}),
             made_from=(*sources(parent, "parent"), *sources(trained_on, "trained_on")),
         )
-        extracted = extraction.extracted(extractor, data, options) if extractor else {}
+        extracted: dict[str, Any] = {}
+        if extractor:
+            extracted = extraction.extracted(extractor, data, options, refusing=True)
         model.metadata.properties.update(_joined(framework, extracted, added))
         return model
 
@@ -281,7 +284,8 @@ class Model(Asset, metaclass=ModelType):
                 that were given before.
 
         Raises:
-            UnsupportedObjectError: when there is no live model, or it is of another framework.
+            UnsupportedObjectError: when there is no live model, it is of another framework, or an
+                option isn't what the extractor takes.
         """
         if self.data is None:
             raise UnsupportedObjectError(
@@ -292,8 +296,9 @@ class Model(Asset, metaclass=ModelType):
         unknown = sorted(set(options).difference(extractor.options))
         if unknown:
             raise TypeError(f"{', '.join(unknown)}: not an option of {self.framework!r}")
-        self._options = {**self._options, **options}
-        extracted = extraction.extracted(extractor, self.data, self._options)
+        given = {**self._options, **options}
+        extracted = extraction.extracted(extractor, self.data, given, refusing=True)
+        self._options = given
         self.metadata.properties.update(extracted)
         return self
 
@@ -369,6 +374,11 @@ def _refuse_typos(cls: type[Model], given: Iterable[str], options: Iterable[str]
                 f"{name}= is no argument; did you mean {near[0]}=? To note a property of that "
                 f"name, use properties={{{name!r}: ...}}."
             )
+
+
+def is_model(obj: object) -> bool:
+    """Tell whether something is a `Model`, or what an adapter makes one of."""
+    return isinstance(obj, Model) or adapters.extractor_or_none(obj) is not None
 
 
 def described(data: Any) -> Asset:

@@ -82,7 +82,7 @@ def version_order(version: str) -> tuple[tuple[bool, int | str], ...]:
     return tuple((not part.isdigit(), int(part) if part.isdigit() else part) for part in parts)
 
 
-def next_version(versions: list[str]) -> str:
-    """Return the version after the highest of the form ``v<number>``."""
-    numbers = [int(match[1]) for version in versions if (match := re.fullmatch(r"v(\d+)", version))]
-    return f"v{max(numbers, default=0) + 1}"
+def last_number(versions: list[str]) -> int:
+    """Return the highest number of a version of the form ``v<number>``; 0 if there is none."""
+    numbers = (int(match[1]) for version in versions if (match := re.fullmatch(r"v(\d+)", version)))
+    return max(numbers, default=0)

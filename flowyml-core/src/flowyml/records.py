@@ -50,6 +50,53 @@ class Failure:
     traceback: str
 
 
+@attrs.frozen
+class Code:
+    """What a step's function consisted of.
+
+    Attributes:
+        function: its dotted name.
+        digest: over its code and that of every function of the project that it may call.
+        source: its text; None when that can't be had.
+        file: where it is from; None when it was typed in.
+        parts: digests of the code by dotted name: the function, those it may call, and the
+            values of module globals that they read.
+        libraries: versions of the installed packages that it uses, by name.
+        unknown: what it uses that has no digest, in words.
+    """
+
+    function: str
+    digest: str
+    source: str | None = None
+    file: str | None = None
+    parts: dict[str, str] = attrs.field(factory=dict)
+    libraries: dict[str, str] = attrs.field(factory=dict)
+    unknown: tuple[str, ...] = ()
+
+
+@attrs.define
+class Input:
+    """One argument that is data rather than a setting: a model, a tensor, a loader.
+
+    Attributes:
+        type: the dotted name of its type.
+        digest: its content digest when the step was called; None when it has none.
+        ref: ``"name@version"`` of what holds that content in the store, if known.
+        derived_from: ref of what it was before it was changed in place, if that is known.
+        settings: what its adapter says about it, such as an optimizer's learning rate.
+        reason: why it has no digest, or isn't in the store.
+        changed: its content digest after the call, when the step changed it in place.
+    """
+
+    type: str
+    digest: str | None = None
+    ref: str | None = None
+    derived_from: str | None = None
+    settings: dict[str, Any] = attrs.field(factory=dict)
+    reason: str | None = None
+    changed: str | None = None
+
+
 @attrs.define
 class StepRecord:
     """One call of a step.
@@ -60,12 +107,24 @@ class StepRecord:
         status: ``running``, ``completed`` or ``failed``.
         started_at: when, in UTC.
         duration: seconds, without the time that storing the outputs took; None while it runs.
-        seed: the seed that was applied, or None.
-        hyperparameters: the arguments that are JSON-able, defaults included.
-        inputs: the types of the other arguments, by name.
+        seed: the seed that was applied, or else one that was drawn for the call.
+        seeded: whether the seed was applied.
+        random: digests of the random generators' states at entry, by library.
+        random_after: the same when the function had returned.
+        hyperparameters: settings among the arguments, defaults included, by flat name
+            (``"config.learning_rate"``).
+        inputs: the other arguments, by name.
+        call: the arguments in a form that they can be rebuilt from; see `arguments`.
+        code: the digest of the function's code, a key of the run's `code`.
         outputs: what was stored.
         not_stored: what was not.
+        saved: refs of what the function itself saved.
         parent: index of the step that called this one, or None.
+        attempts: why earlier attempts of this call failed.
+        cache_key: under which the outputs are kept for equal calls.
+        cached_from: ``"<run id>/<index>"`` of the step whose outputs were taken; the function
+            didn't run then.
+        not_cached: why the outputs can't be kept for equal calls, where that was asked for.
         error: why it failed.
     """
 
@@ -75,11 +134,21 @@ class StepRecord:
     status: Status = "running"
     duration: float | None = None
     seed: int | None = None
+    seeded: bool = False
+    random: dict[str, str] = attrs.field(factory=dict)
+    random_after: dict[str, str] = attrs.field(factory=dict)
     hyperparameters: dict[str, Any] = attrs.field(factory=dict)
-    inputs: dict[str, str] = attrs.field(factory=dict)
+    inputs: dict[str, Input] = attrs.field(factory=dict)
+    call: dict[str, Any] = attrs.field(factory=dict)
+    code: str | None = None
     outputs: list[Output] = attrs.field(factory=list)
     not_stored: list[NotStored] = attrs.field(factory=list)
+    saved: list[str] = attrs.field(factory=list)
     parent: int | None = None
+    attempts: list[Failure] = attrs.field(factory=list)
+    cache_key: str | None = None
+    cached_from: str | None = None
+    not_cached: str | None = None
     error: Failure | None = None
 
 
@@ -93,8 +162,9 @@ class RunRecord:
         status: ``running`` (also after the process was killed), ``completed`` or ``failed``.
         started_at: when, in UTC.
         duration: seconds; None while it runs.
-        seed: the seed for steps that have none of their own, or None.
-        environment: Python, platform and adapter versions.
+        seed: the seed from which steps that have none of their own get theirs, or None.
+        environment: what it ran in; see `environment`.
+        code: what the steps' functions consisted of, by digest.
         steps: in the order of their calls.
         tags: free text by key.
         error: why it failed.
@@ -107,6 +177,7 @@ class RunRecord:
     duration: float | None = None
     seed: int | None = None
     environment: dict[str, Any] = attrs.field(factory=dict)
+    code: dict[str, Code] = attrs.field(factory=dict)
     steps: list[StepRecord] = attrs.field(factory=list)
     tags: dict[str, str] = attrs.field(factory=dict)
     error: Failure | None = None
@@ -119,13 +190,32 @@ class RunRecord:
 
 def to_data(record: RunRecord) -> dict[str, Any]:
     """Return a record as JSON-able data."""
-    data = attrs.asdict(
-        record,
-        value_serializer=lambda _, __, value: (
-            value.isoformat() if isinstance(value, datetime) else value
-        ),
-    )
-    return {"schema": SCHEMA, **data}
+    return {"schema": SCHEMA, **_plain(record)}
+
+
+def step_to_data(record: StepRecord) -> dict[str, Any]:
+    """Return a step's record as JSON-able data."""
+    data: dict[str, Any] = _plain(record)
+    return data
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind in _FIELDS:
+        return {name: _plain(getattr(value, name)) for name in _FIELDS[kind]}
+    if kind is datetime:
+        return value.isoformat()
+    if kind is list and value and type(value[0]) in _FIELDS:
+        return [_plain(item) for item in value]
+    if kind is dict and any(type(item) in _FIELDS for item in value.values()):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+_FIELDS = {
+    kind: tuple(field.name for field in attrs.fields(kind))
+    for kind in (RunRecord, StepRecord, Code, Input, Output, NotStored, Failure)
+}
 
 
 def from_data(data: Any, key: str) -> RunRecord:
@@ -139,26 +229,71 @@ def from_data(data: Any, key: str) -> RunRecord:
         if fields.pop("schema") != SCHEMA:
             raise ValueError(f"it has the schema {data['schema']!r}; known is {SCHEMA}")
         fields["steps"] = [_step(step) for step in fields["steps"]]
-        if type(fields["name"]) is not str or fields["status"] not in get_args(Status):
-            raise ValueError("its name or status is unfit")
-        if type(fields["duration"]) not in (float, int, type(None)):
-            raise ValueError("its duration is unfit")
+        fields["code"] = {
+            _text(digest): _code(code) for digest, code in _dict(fields["code"]).items()
+        }
+        if type(fields["name"]) is not str or type(fields["id"]) is not str:
+            raise ValueError("its name or id is unfit")
+        _dict(fields["environment"])
+        _dict(fields["tags"])
         return RunRecord(**_common(fields))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise IntegrityError(f"The run record {key} is damaged: {error!r}.") from error
 
 
+def step_from_data(data: Any) -> StepRecord:
+    """Read what `step_to_data` returned.
+
+    Raises:
+        IntegrityError: when it is something else.
+    """
+    try:
+        return _step(data)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise IntegrityError(f"A step's record is damaged: {error!r}.") from error
+
+
 def _step(data: Any) -> StepRecord:
     fields = dict(data)
+    for name in ("random", "random_after", "hyperparameters", "call"):
+        _dict(fields[name])
+    fields["inputs"] = {
+        _text(name): Input(**item) for name, item in _dict(fields["inputs"]).items()
+    }
     fields["outputs"] = [Output(**item) for item in fields["outputs"]]
     fields["not_stored"] = [NotStored(**item) for item in fields["not_stored"]]
+    fields["attempts"] = [Failure(**item) for item in fields["attempts"]]
+    fields["saved"] = [_text(ref) for ref in fields["saved"]]
+    if type(fields["name"]) is not str or type(fields["function"]) is not str:
+        raise ValueError("a step's name is unfit")
     return StepRecord(**_common(fields))
+
+
+def _code(data: Any) -> Code:
+    fields = dict(data)
+    return Code(**{**fields, "unknown": tuple(fields["unknown"])})
 
 
 def _common(fields: dict[str, Any]) -> dict[str, Any]:
     error = fields["error"]
+    if fields["status"] not in get_args(Status):
+        raise ValueError(f"its status is {fields['status']!r}")
+    if type(fields["duration"]) not in (float, int, type(None)):
+        raise ValueError("its duration is unfit")
     return {
         **fields,
         "started_at": datetime.fromisoformat(fields["started_at"]).astimezone(UTC),
         "error": None if error is None else Failure(**error),
     }
+
+
+def _dict(value: Any) -> dict[Any, Any]:
+    if type(value) is not dict:
+        raise ValueError(f"an object is needed where {value!r:.50} stands")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"a string is needed where {value!r:.50} stands")
+    return value

@@ -1,45 +1,47 @@
 """Runs: what groups step calls, and keeps their record up to date in the store.
 
-The record is written when a run starts, after each step and when it ends, each time in one
-atomic step, so that a killed process leaves a record of what it had done. If the store fails
-once user code has run, that is a warning, never an exception: results come first.
+A killed process leaves a record of what it had done. If the store fails once user code has run,
+that is a warning, never an exception: results come first.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-import platform
-import sys
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import ContextDecorator
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from flowyml import adapters
-from flowyml.errors import FlowymlWarning, IntegrityError, StoreError, warn
+from flowyml import journal, seeds
+from flowyml.environment import environment
+from flowyml.errors import FlowymlWarning, StoreError, warn
 from flowyml.properties import check_tags, type_name
-from flowyml.records import Failure, RunRecord, StepRecord, from_data, to_data
-from flowyml.seeds import check_seed
+from flowyml.records import Code, Failure, RunRecord, StepRecord
+from flowyml.scripts import refuse_while_loading
 from flowyml.store import Store
 
 _current_run: ContextVar[Run | None] = ContextVar("flowyml_run", default=None)
-parent_step: ContextVar[int | None] = ContextVar("flowyml_step", default=None)
+current_step: ContextVar[int | None] = ContextVar("flowyml_step", default=None)
 """Index of the step that this code runs in, within the current run."""
 
 
 class Run:
     """A run in progress, or just ended; `record` is what is kept of it."""
 
-    def __init__(self, record: RunRecord, store: Store) -> None:
+    def __init__(self, record: RunRecord, store: Store, *, repeats: bool = False) -> None:
         self.record = record
         self.store = store
+        self.repeats = repeats
+        self._journal = journal.Journal(record, store)
         self._started = time.perf_counter()
         self._lock = threading.Lock()
+        self._calls: Counter[tuple[int | None, str]] = Counter()
 
     @property
     def id(self) -> str:
@@ -63,32 +65,56 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """The seed for steps that have none of their own."""
+        """The seed from which steps that have none of their own get theirs."""
         return self.record.seed
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Python, platform and adapter versions."""
+        """What the run runs in; see `flowyml.environment`."""
         return self.record.environment
 
     def __repr__(self) -> str:
         return f"<Run {self.name} {self.id}: {self.record.status}, {len(self.steps)} steps>"
 
-    def add(self, step: StepRecord) -> int:
+    def seed_of(self, name: str, parent: int | None) -> int | None:
+        """Return the seed of the next call of a step that has none; None where the run has none.
+
+        It follows from the run's seed, the steps that the call is in, the step's name, and how
+        many calls of that name there have been in the same step.
+        """
+        if self.seed is None:
+            return None
+        with self._lock:
+            number = self._calls[parent, name]
+            self._calls[parent, name] += 1
+        outer = self.seed if parent is None else self.steps[parent].seed
+        return seeds.derived(self.seed if outer is None else outer, f"{name}/{number}")
+
+    def begin(self) -> None:
+        """Write the beginning of the record. Raises StoreError when the store can't take it."""
+        self._journal.begin()
+
+    def add(self, step: StepRecord, code: Code | None, states: Mapping[str, bytes]) -> int:
         """Add a step that starts; return its index."""
         with self._lock:
             self.steps.append(step)
-            return len(self.steps) - 1
+            index = len(self.steps) - 1
+            new = code is not None and code.digest not in self.record.code
+            if code is not None and new:
+                self.record.code[code.digest] = code
+        if code is not None and new:
+            self._written(lambda: self._journal.add_code(code.digest))
+        self._written(lambda: self._journal.add_states(states))
+        self._written(lambda: self._journal.add_step(index, step, durable=False))
+        return index
 
-    def write(self) -> None:
-        """Write the record as it stands. Raises StoreError when the store can't take it."""
-        with self._lock:
-            self.store.write_record(f"runs/{self.id}.json", to_data(self.record))
+    def update(self, index: int) -> None:
+        """Write a step as it stands, on the disk when this returns; a failure is only told."""
+        self._written(lambda: self._journal.add_step(index, self.steps[index], durable=True))
 
-    def write_or_warn(self) -> None:
-        """Write the record as it stands; a failure is only told."""
+    def _written(self, write: Callable[[], None]) -> None:
         try:
-            self.write()
+            write()
         except Exception as error:  # the user's results matter more than our record
             warn(f"The record of the run {self.id} could not be written: {error}", FlowymlWarning)
 
@@ -97,16 +123,21 @@ class Run:
         self.record.duration = time.perf_counter() - self._started
         self.record.status = "completed" if error is None else "failed"
         self.record.error = None if error is None else failure(error)
-        self.write_or_warn()
+        self._written(self._journal.end)
 
 
 class RunContext(ContextDecorator):
     """A run for the time of a with block, or of each call of a decorated function."""
 
     def __init__(
-        self, name: str, seed: int | None, store: Store | None, tags: Mapping[str, str] | None
+        self,
+        name: str,
+        seed: int | None,
+        store: Store | None,
+        tags: Mapping[str, str] | None,
+        repeats: bool = False,
     ) -> None:
-        self._arguments = (name, seed, store, tags)
+        self._arguments = (name, seed, store, tags, repeats)
         self._run: Run | None = None
         self._tokens: tuple[Token[Run | None], Token[int | None]] | None = None
 
@@ -116,7 +147,8 @@ class RunContext(ContextDecorator):
     def __enter__(self) -> Run:
         if self._run is not None:
             raise RuntimeError("a run can be entered once; call run(...) again for another")
-        name, seed, store, tags = self._arguments
+        name, seed, store, tags, repeats = self._arguments
+        refuse_while_loading(f"starts the run {name!r}")
         record = RunRecord(
             id=f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.urandom(3).hex()}",
             name=name,
@@ -125,9 +157,9 @@ class RunContext(ContextDecorator):
             environment=environment(),
             tags=dict(tags or {}),
         )
-        self._run = Run(record, Store.of(store))
-        self._run.write()
-        self._tokens = _current_run.set(self._run), parent_step.set(None)
+        self._run = Run(record, Store.of(store), repeats=repeats)
+        self._run.begin()
+        self._tokens = _current_run.set(self._run), current_step.set(None)
         return self._run
 
     def __exit__(
@@ -139,7 +171,7 @@ class RunContext(ContextDecorator):
         assert self._run is not None
         assert self._tokens is not None
         _current_run.reset(self._tokens[0])
-        parent_step.reset(self._tokens[1])
+        current_step.reset(self._tokens[1])
         self._run.end(error)
 
 
@@ -154,7 +186,7 @@ def run(
 
     Args:
         name: what to call the run.
-        seed: for steps that have none of their own.
+        seed: from which each step that has none of its own gets one, another for each call.
         store: where outputs and the record go; by default `Store.default`.
         tags: free text by key.
 
@@ -163,8 +195,13 @@ def run(
     """
     if not isinstance(name, str):
         raise TypeError(f"a run's name has to be a string, as in run('train'); got {name!r}")
-    seed = None if seed is None else check_seed(seed)
+    seed = None if seed is None else seeds.check_seed(seed)
     return RunContext(name, seed, store, check_tags(tags or {}))
+
+
+def replay(record: RunRecord, store: Store) -> RunContext:
+    """Return a run in which steps of an earlier one are repeated: nothing comes from a cache."""
+    return RunContext(record.name, record.seed, store, record.tags, repeats=True)
 
 
 def current_run() -> Run | None:
@@ -179,12 +216,41 @@ def runs(store: Store | None = None) -> list[RunRecord]:
     """
     store = Store.of(store)
     found = []
-    for key in store.records("runs"):
+    for run_id in journal.ids(store):
         try:
-            found.append(from_data(store.read_record(key), key))
-        except (IntegrityError, StoreError, OSError) as error:
+            found.append(journal.read(run_id, store))
+        except StoreError as error:
             warn(str(error), FlowymlWarning)
     return sorted(found, key=lambda record: (record.started_at, record.id))
+
+
+def find_run(run_id: str, store: Store | None = None) -> RunRecord:
+    """Return the record of a run.
+
+    Args:
+        run_id: its id, or as much of its beginning or its end as no other has.
+        store: where; by default `Store.default`.
+
+    Raises:
+        StoreError: when there is no such run, or several are meant.
+        IntegrityError: when its record is damaged.
+    """
+    store = Store.of(store)
+    known = journal.ids(store)
+    if run_id in known:
+        return journal.read(run_id, store)
+    fits = [item for item in known if item.startswith(run_id) or item.endswith(run_id)]
+    if len(fits) == 1 and re.search(r"\w", run_id):
+        return journal.read(fits[0], store)
+    if len(fits) > 1:
+        raise StoreError(f"{run_id!r} may mean {len(fits)} runs: {', '.join(fits[-5:])}.")
+    newest = ", ".join(known[-5:]) or "none yet"
+    raise StoreError(f"{store.path} holds no run {run_id!r}. The newest are: {newest}.")
+
+
+def states_of(record: RunRecord, store: Store) -> dict[str, bytes]:
+    """Return the packed random states that the steps of a run started from, by digest."""
+    return journal.states(record.id, store)
 
 
 def failure(error: BaseException) -> Failure:
@@ -199,21 +265,10 @@ def failure(error: BaseException) -> Failure:
             "(its text can't be had)",
             "".join(format_tb(error.__traceback__)),
         )
-    return Failure(type_name(error), message, trace)
+    return Failure(type_name(error), _readable(message), _readable(trace))
 
 
-@functools.cache
-def _fixed_environment() -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "implementation": platform.python_implementation(),
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "executable": sys.executable,
-        "adapters": {info.name: f"{info.distribution} {info.version}" for info in adapters.list()},
-    }
+def _readable(text: str) -> str:
+    """Return text that JSON can hold: a message may have halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
-
-def environment() -> dict[str, Any]:
-    """Return what is known of this process's environment."""
-    return {**_fixed_environment()}

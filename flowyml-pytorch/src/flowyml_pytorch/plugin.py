@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flowyml.hookspecs import hookimpl
 from flowyml.interfaces import (
+    Change,
     Extractor,
     Layer,
     LoadOptions,
@@ -25,12 +26,13 @@ from flowyml.interfaces import (
     SaveOptions,
     SaveResult,
 )
+from flowyml_pytorch.randomness import TorchRandomSource
 
 if TYPE_CHECKING:
     import torch
 
 
-api_version = 1
+api_version = 2
 """Version of flowyml.interfaces that this adapter is written for."""
 
 OBSERVED = (
@@ -44,6 +46,9 @@ OBSERVED = (
     "observation_error",
 )
 """The properties that a pass over example inputs adds."""
+
+TRAINED_WITH = ("optimizer", "scheduler", "loss")
+"""The options that become properties of the same names."""
 
 
 def _is_module(obj: object) -> bool:
@@ -115,8 +120,8 @@ class ModuleExtractor(Extractor):
     modules = ("torch",)
     framework = "pytorch"
     accepts = "a torch.nn.Module"
-    options = frozenset({"example_inputs"})
-    optional = frozenset(OBSERVED)
+    options = frozenset({"example_inputs", *TRAINED_WITH})
+    optional = frozenset({*OBSERVED, *TRAINED_WITH})
 
     def detect(self, obj: object) -> bool:
         """Tell whether it is a module, or a program that ``torch.export`` made of one."""
@@ -126,11 +131,17 @@ class ModuleExtractor(Extractor):
         """Return the properties that `describing.describe` finds.
 
         ``example_inputs`` is a tensor, a tuple of positional arguments, or a dict of keyword
-        arguments: what the forward does with such inputs is then described too.
+        arguments: what the forward does with such inputs is then described too. ``optimizer``,
+        ``scheduler`` and ``loss`` are described by `describing.trained_with`.
+
+        Raises:
+            UnsupportedObjectError: when one of these three is something else.
         """
         from flowyml_pytorch.describing.describe import describe
+        from flowyml_pytorch.describing.trained_with import trained_with
 
-        return describe(obj, options.get("example_inputs"))
+        given = trained_with(options)
+        return {**describe(obj, options.get("example_inputs")), **given}
 
     def default_name(self, obj: Any) -> str:
         """Return the name of the model's class, whatever wraps it."""
@@ -145,6 +156,14 @@ class ModuleExtractor(Extractor):
         from flowyml_pytorch.describing.outline import outline
 
         return outline(obj)
+
+    def environment(self) -> Mapping[str, Any]:
+        """Return torch's versions, threads, modes and devices, as far as they are known."""
+        if "torch" not in sys.modules:
+            return {}
+        from flowyml_pytorch.describing.environment import environment
+
+        return environment()
 
 
 class ModuleMaterializer(Materializer):
@@ -178,6 +197,24 @@ class ModuleMaterializer(Materializer):
         from flowyml_pytorch.storing import formats
 
         return formats.load(saved, options)
+
+    def digests(self, obj: torch.nn.Module, format: str) -> Sequence[str] | None:
+        """Return the digests of structure and tensors; None for the other formats."""
+        from flowyml_pytorch.storing import formats
+
+        return formats.digests(obj, format)
+
+    def compare(self, before: Saved, after: Saved) -> Sequence[Change] | None:
+        """Return how two modules differ, tensor by tensor and setting by setting."""
+        from flowyml_pytorch.storing import formats
+
+        return formats.compare(before, after)
+
+    def settings(self, obj: Any) -> Mapping[str, Any]:
+        """Return class, size, device and mode; of a loss or the like its arguments."""
+        from flowyml_pytorch.describing.settings import settings
+
+        return settings(obj)
 
     def blame(self, saved: Saved, path: str) -> str | None:
         """Name the tensors in a damaged file."""
@@ -247,41 +284,29 @@ class ValueMaterializer(Materializer):
 
         return values.load(saved, options)
 
+    def digests(self, obj: Any, format: str) -> Sequence[str]:
+        """Return the digests of structure and tensors."""
+        from flowyml_pytorch.storing import values
+
+        return values.digests(obj)
+
+    def compare(self, before: Saved, after: Saved) -> Sequence[Change]:
+        """Return how two values differ, tensor by tensor and setting by setting."""
+        from flowyml_pytorch.storing.comparing import compare
+
+        return compare(before, after)
+
+    def settings(self, obj: Any) -> Mapping[str, Any]:
+        """Return what it is set to: learning rates, batch sizes, shapes; no values."""
+        from flowyml_pytorch.describing.settings import settings
+
+        return settings(obj)
+
     def blame(self, saved: Saved, path: str) -> str | None:
         """Name the tensors in a damaged file."""
         from flowyml_pytorch.storing.damage import blame
 
         return blame(saved, path)
-
-
-class TorchRandomSource(RandomSource):
-    """torch's default generators: the CPU's and every CUDA device's."""
-
-    name = "torch"
-
-    def seed(self, seed: int) -> None:
-        """Seed them all, if torch is imported."""
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            torch.manual_seed(seed)
-
-    def state(self) -> Any:
-        """Return the states, those of CUDA devices once CUDA is in use; None without torch."""
-        torch = sys.modules.get("torch")
-        if torch is None:
-            return None
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-        return torch.get_rng_state(), cuda
-
-    def restore(self, state: Any) -> None:
-        """Put the generators back."""
-        if state is None:
-            return
-        torch = sys.modules["torch"]
-        cpu, cuda = state
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 @hookimpl

@@ -218,6 +218,9 @@ class LastSeed(ToySource):
         if state is not None:
             self.seed(state)
 
+    def pack(self, state: Any) -> None:
+        return None
+
 
 def seeds_python(self: Any, seed: int) -> None:
     random.seed(seed)
@@ -238,3 +241,78 @@ takes_the_seed_for_the_state = Plugin(sources=(LastSeed,))
 seeds_another_library = source("SeedsPython", seed=seeds_python)
 imports_its_framework_to_seed = source("ImportsToSeed", seed=imports_to_seed)
 restores_nothing_wrong = source("RestoresAnything", restore=restores_anything)
+
+
+# ----------------------------------------------------------------------------------- records
+
+
+def of_files(change: Any) -> Any:
+    """Return a digests() that says something else."""
+
+    def digests(self: Any, obj: Any, format: str) -> Any:
+        return change(dict(ToyMaterializer.digests(self, obj, format)), obj)
+
+    return digests
+
+
+def without_the_title(digests: dict[str, str], obj: Any) -> Any:
+    return {path: digest for path, digest in digests.items() if path != "title.json"}
+
+
+noted: dict[Any, Any] = {}
+
+
+def as_noted(digests: dict[str, str], obj: Any) -> Any:
+    key = id(obj), *digests
+    return noted.setdefault(key, (obj, digests))[1]  # holds the object, so that the id stays
+
+
+def drawing(digests: dict[str, str], obj: Any) -> Any:
+    random.random()
+    return digests
+
+
+def writing(digests: dict[str, str], obj: Any) -> Any:
+    Path("digests.json").write_text(json.dumps(digests))
+    return digests
+
+
+def failing(digests: dict[str, str], obj: Any) -> Any:
+    raise LookupError(obj.title)
+
+
+digests_less = materializer("DigestsLess", digests=of_files(without_the_title))
+digests_what_was = materializer("DigestsWhatWas", digests=of_files(as_noted))
+digests_a_list = materializer("DigestsAList", digests=of_files(lambda d, _: [*d.values()]))
+digests_in_short = materializer(
+    "DigestsInShort", digests=of_files(lambda d, _: {path: each[:16] for path, each in d.items()})
+)
+draws_to_digest = materializer("DrawsToDigest", digests=of_files(drawing))
+writes_to_digest = materializer("WritesToDigest", digests=of_files(writing))
+fails_to_digest = materializer("FailsToDigest", digests=of_files(failing))
+sets_objects = materializer("SetsObjects", settings=lambda self, obj: {"then": object()})
+sets_a_list = materializer("SetsAList", settings=lambda self, obj: ["degree"])
+runs_in_tuples = extractor("RunsInTuples", environment=lambda self: {"version": (1, 2)})
+packs_text = source("PacksText", pack=lambda self, state: state and json.dumps(state))
+packs_the_same = source("PacksTheSame", pack=lambda self, state: state and b"state")
+packs_none = source("PacksNone", pack=lambda self, state: json.dumps(state).encode())
+unpacks_anything = source(
+    "UnpacksAnything",
+    unpack=lambda self, data: ToySource.unpack(self, data) if b"[" in data[:1] else None,
+)
+unpacks_carelessly = source(
+    "UnpacksCarelessly", unpack=lambda self, data: data[0] and ToySource.unpack(self, data)
+)
+
+
+def packs_by_chance(self: Any, state: Any) -> bytes | None:
+    return state and b"%r %r" % (random.random(), state)
+
+
+def unpacks_another(self: Any, data: bytes) -> Any:
+    version, words, gauss = ToySource.unpack(self, data)
+    return version, (*words[:-1], 7), gauss
+
+
+packs_at_random = source("PacksAtRandom", pack=packs_by_chance)
+unpacks_another_state = source("UnpacksAnother", unpack=unpacks_another)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import flowyml
+from flowyml.digests import digest_of_bytes
 from flowyml.errors import MaterializationError, UntrustedDataError
 from flowyml.interfaces import (
     Extractor,
@@ -53,6 +54,9 @@ class ToyExtractor(Extractor):
         count = len(obj.coefficients)
         return Layer("", "Polynomial", count, count)
 
+    def environment(self) -> Mapping[str, Any]:
+        return {"generator": "Mersenne Twister"}
+
 
 class ToyMaterializer(Materializer):
     modules = ("toyframework",)
@@ -65,13 +69,29 @@ class ToyMaterializer(Materializer):
         return is_polynomial(obj)
 
     def save(self, obj: Any, folder: Path, options: SaveOptions) -> SaveResult:
-        (folder / "numbers.json").write_text(json.dumps(obj.coefficients))
+        for path, text in self.texts(obj, options.format).items():
+            (folder / path).write_text(text)
         if options.format == "numbers":
             return SaveResult("weights", "this format keeps numbers only")
-        (folder / "title.json").write_text(json.dumps(obj.title))
-        then = None if obj.then is None else f"{obj.then.__module__}.{obj.then.__qualname__}"
-        (folder / "then.json").write_text(json.dumps(then))
+        then = self.name(obj.then)
         return SaveResult(required_trust=() if then is None else (then,))
+
+    def digests(self, obj: Any, format: str) -> Mapping[str, str]:
+        texts = self.texts(obj, format)
+        return {path: digest_of_bytes(text.encode()) for path, text in texts.items()}
+
+    def settings(self, obj: Any) -> Mapping[str, Any]:
+        return {"degree": len(obj.coefficients) - 1, "title": obj.title}
+
+    def texts(self, obj: Any, format: str) -> dict[str, str]:
+        texts = {"numbers.json": json.dumps(obj.coefficients)}
+        if format == "whole":
+            texts["title.json"] = json.dumps(obj.title)
+            texts["then.json"] = json.dumps(self.name(obj.then))
+        return texts
+
+    def name(self, function: Any) -> str | None:
+        return None if function is None else f"{function.__module__}.{function.__qualname__}"
 
     def load(self, saved: Saved, options: LoadOptions) -> Any:
         import toyframework
@@ -134,11 +154,18 @@ class ToySource(RandomSource):
         if state is not None:
             sys.modules["toyframework"].generator.setstate(state)
 
+    def pack(self, state: Any) -> bytes | None:
+        return None if state is None else json.dumps(state).encode()
+
+    def unpack(self, data: bytes) -> Any:
+        version, words, gauss = json.loads(data)
+        return version, tuple(words), gauss
+
 
 class Plugin:
     """The plugin: the parts of the toy adapter, or others in their place."""
 
-    api_version = 1
+    api_version = 2
 
     def __init__(
         self,

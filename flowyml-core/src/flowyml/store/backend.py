@@ -31,6 +31,9 @@ class Backend(Protocol):
     def replace(self, staged: Path, key: str) -> None:
         """Move a staged file to a key, durably, in place of what may be there."""
 
+    def append(self, key: str, data: bytes, *, durable: bool) -> None:
+        """Add bytes to what is at a key; what is durable is on the disk when this returns."""
+
     def read(self, key: str) -> bytes:
         """Return the bytes of a key. Raises FileNotFoundError when there are none."""
 
@@ -57,6 +60,9 @@ class Backend(Protocol):
 
     def keys(self, folder: str) -> list[str]:
         """Return the names directly below a folder, sorted; none when it doesn't exist."""
+
+    def stamp(self, folder: str) -> int | None:
+        """Return what changes whenever something comes into a folder or goes, if it is known."""
 
 
 class LocalDirectory:
@@ -97,6 +103,25 @@ class LocalDirectory:
         target = self._prepared(staged, key)
         staged.replace(target)
         sync(target.parent)
+
+    def append(self, key: str, data: bytes, *, durable: bool) -> None:
+        """Open the file for this write alone, so that nobody has to close it."""
+        target = self.root / key
+        self._refuse_links(target)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            descriptor = os.open(target, flags, 0o644)
+        except FileNotFoundError:
+            make_folder(target.parent)
+            descriptor = os.open(target, flags, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _prepared(self, staged: Path, key: str) -> Path:
         sync(staged)
@@ -164,11 +189,19 @@ class LocalDirectory:
     def keys(self, folder: str) -> list[str]:
         """List a folder."""
         try:
-            return sorted(path.name for path in (self.root / folder).iterdir())
+            return sorted(os.listdir(self.root / folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise StoreError(f"{self.root / folder} can't be listed: {error.strerror}.") from error
+
+
+    def stamp(self, folder: str) -> int | None:
+        """Return the folder's time of modification, which is a few milliseconds coarse."""
+        try:
+            return (self.root / folder).stat().st_mtime_ns
+        except OSError:
+            return None
 
 
 def make_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flowyml import names
+from flowyml.digests import is_digest
 from flowyml.errors import AssetNotFoundError, StoreError
 from flowyml.store import maintenance, saving
 from flowyml.store import manifest as manifests
@@ -21,6 +22,7 @@ class Catalog:
         self._path = path
         self._backend = backend
         self._layout = layout
+        self._last: dict[str, tuple[int | None, int]] = {}
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a name, oldest first; none for an unknown name."""
@@ -42,9 +44,37 @@ class Catalog:
         files = self._backend.keys(f"assets/{name}")
         return [file.removesuffix(".deleted") for file in files if file.endswith(".deleted")]
 
+    def last(self, name: str) -> int:
+        """Return the highest number that a version ``v<number>`` of a name has, or had.
+
+        Looking through all versions at each save would make the thousandth save slow.
+        """
+        stamp = self._backend.stamp(f"assets/{name}")
+        known = self._last.get(name)
+        if known is not None and stamp is not None and known[0] == stamp:
+            return known[1]
+        last = names.last_number([*self.versions(name), *self.deleted(name)])
+        self._last[name] = stamp, last
+        return last
+
+    def forget_last(self, name: str) -> None:
+        """Look again the next time: somebody else was faster."""
+        self._last.pop(name, None)
+
+    def kept(self) -> list[str]:
+        """Return the refs of what is kept by its content."""
+        self._layout.check()
+        digests = (file.removesuffix(".json") for file in self._backend.keys(KEPT))
+        return [f"{KEPT}@{digest}" for digest in digests if is_digest(digest)]
+
     def has(self, manifest: Manifest) -> bool:
         """Tell whether a version is still there."""
-        return manifest.asset.version in self.versions(str(manifest.asset.name))
+        return self.has_version(str(manifest.asset.name), str(manifest.asset.version))
+
+    def has_version(self, name: str, version: str) -> bool:
+        """Tell whether there is a version of a name."""
+        self._layout.check()
+        return self._backend.size(manifest_key(name, version)) > 0
 
     def manifest(self, ref: str) -> Manifest:
         """Read a manifest; a bare name means its last version.
@@ -82,15 +112,18 @@ class Catalog:
             f"{hint} Another store is chosen with store=, or with $FLOWYML_STORE."
         )
 
-    def manifests(self) -> list[Manifest]:
+    def manifests(self, *, kept: bool = False) -> list[Manifest]:
         """Read every manifest.
+
+        Args:
+            kept: whether also those of what is kept by its content.
 
         Raises:
             IntegrityError: when one can't be read.
         """
         found, problems = [], []
         refs = [f"{name}@{version}" for name, versions in self.listed() for version in versions]
-        for ref in refs:
+        for ref in (*refs, *(self.kept() if kept else ())):
             try:
                 found.append(self.manifest(ref))
             except AssetNotFoundError:
@@ -108,12 +141,16 @@ class Catalog:
             MaterializationError: when the manifest couldn't be read again.
         """
         name, version = str(manifest.asset.name), str(manifest.asset.version)
-        if version in self.deleted(name):
+        if self._backend.size(deleted_key(name, version)) > 0:
             raise StoreError(f"{name}@{version} was deleted, and a version is never used again.")
         staged = folder / f"{version}.manifest"
         staged.write_bytes(saving.checked_text(manifest))
         staged.chmod(0o444)
-        return self._backend.publish(staged, manifest_key(name, version))
+        committed = self._backend.publish(staged, manifest_key(name, version))
+        known = self._last.get(name)
+        if committed and known is not None and version == f"v{known[1] + 1}":
+            self._last[name] = self._backend.stamp(f"assets/{name}"), known[1] + 1
+        return committed
 
 
 def deleted_key(name: str, version: str) -> str:
@@ -121,6 +158,17 @@ def deleted_key(name: str, version: str) -> str:
     return f"assets/{name}/{version}.deleted"
 
 
+KEPT = "kept"
+"""The name of objects that are kept by their content: their version is their digest."""
+
+
 def manifest_key(name: str, version: str) -> str:
     """Return where the manifest of a version is."""
+    if is_kept(name, version):
+        return f"{KEPT}/{version}.json"
     return f"assets/{name}/{version}.json"
+
+
+def is_kept(name: str, version: str | None) -> bool:
+    """Tell whether an object is kept by its content, rather than being an asset of a name."""
+    return name == KEPT and is_digest(version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -158,6 +158,28 @@ def written(
             f"SaveResult is needed."
         )
     return result
+
+
+class TooLargeError(FlowymlError):
+    """An object has more bytes than are to be kept of it."""
+
+
+def check_limit(size: int, limit: int) -> None:
+    """Refuse what is too large. Raises TooLargeError."""
+    if size > limit:
+        raise TooLargeError(f"{size} bytes are more than {limit}")
+
+
+def expecting(progress: Progress, limit: int | None) -> Callable[[int], None]:
+    """Return what a materializer calls with the number of bytes that it is going to write."""
+    if limit is None:
+        return progress.expect
+
+    def expect(size: int) -> None:
+        check_limit(size, limit)
+        progress.expect(size)
+
+    return expect
 
 
 _AT_ONCE = 4

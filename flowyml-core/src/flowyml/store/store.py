@@ -7,18 +7,25 @@ were. Loading verifies every byte before it is handed out.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from flowyml import adapters, encoding, names
-from flowyml.assets import Asset
-from flowyml.errors import AssetNotFoundError, IntegrityError, StoreError
-from flowyml.interfaces import Earlier, LoadOptions, SaveOptions
+from flowyml import adapters, encoding, identity, names, origins
+from flowyml.assets import Asset, Parent
+from flowyml.errors import (
+    AssetNotFoundError,
+    IntegrityError,
+    MaterializationError,
+    StoreError,
+    quiet,
+)
+from flowyml.interfaces import Earlier, LoadOptions, Materializer, SaveOptions
 from flowyml.models import described
 from flowyml.progress import Progress
 from flowyml.properties import type_name
@@ -26,12 +33,16 @@ from flowyml.store import loading, maintenance, saving, verification
 from flowyml.store import manifest as manifests
 from flowyml.store.backend import LocalDirectory
 from flowyml.store.blobs import Blobs
-from flowyml.store.catalog import Catalog, deleted_key, manifest_key
+from flowyml.store.catalog import KEPT, Catalog, deleted_key, is_kept, manifest_key
 from flowyml.store.layout import Layout
 from flowyml.store.manifest import Manifest
 from flowyml.store.transfer import export, read_manifest, take_in
 from flowyml.stored import Stored
 from flowyml.trust import Trust
+
+if TYPE_CHECKING:
+    from flowyml.difference import Difference
+    from flowyml.lineage import Lineage
 
 
 class Store:
@@ -108,11 +119,22 @@ class Store:
         preferred: Iterable[str] = (),
         run: str | None = None,
         step: str | None = None,
+        inputs: Iterable[Parent] = (),
     ) -> Asset:
         """Save like `save`, noting the run and step that made the object.
 
-        `preferred` are formats for objects that have them; they come before the store's own.
+        Args:
+            obj: as in `save`.
+            name: as in `save`.
+            format: as in `save`.
+            preferred: formats for objects that have them; they come before the store's own.
+            run: id of the run.
+            step: name of the step.
+            inputs: what the step was given, as far as that is known in the store.
         """
+        scope = origins.current_scope.get() if run is None else None
+        if scope is not None:  # the function of a step saves by itself
+            run, step, inputs = scope.run, scope.step, scope.inputs
         asset = obj if isinstance(obj, Asset) else described(obj)
         asset.before_save()
         if asset.data is None and asset.stored is not None and asset.stored.type != "NoneType":
@@ -123,6 +145,69 @@ class Store:
         name = names.check_name(name if name is not None else asset.name)
         materializer = saving.materializer_of(asset)
         chosen = saving.chosen_format(materializer, format, (*preferred, *self.format), asset)
+        before = self._before(asset)
+        asset.recognised = tuple({parent.ref: parent for parent in (*before, *inputs)}.values())
+        stored = self._write(asset, name, materializer, chosen, run, step)
+        ref = str(asset.ref)
+        canonical = identity.is_canonical(materializer, chosen) and stored.restore == "exact"
+        origins.note(asset, self.path, ref, stored.digest if canonical else _digest_or_none(asset))
+        if scope is not None:
+            scope.saved.append(ref)
+        return asset
+
+    def _before(self, asset: Asset) -> tuple[Parent, ...]:
+        """Return what an object was saved as or loaded from before it became what it is."""
+        ref = origins.before(asset.data, self.path)
+        return (Parent(ref, self._digest_of(ref)),) if ref else ()
+
+    def _digest_of(self, ref: str) -> str | None:
+        try:
+            return self.get(ref).digest
+        except StoreError:  # it was deleted since
+            return None
+
+    def keep(self, obj: Any, digest: str, *, limit: int | None = None) -> str | None:
+        """Keep an object by its content, without a name; return its ref, ``"kept@<digest>"``.
+
+        Args:
+            obj: what a materializer handles.
+            digest: its content digest.
+            limit: bytes; what is larger isn't kept, and None returned.
+
+        Raises:
+            MaterializationError: when it can't be saved exactly.
+            StoreError: when the store can't take it.
+        """
+        ref = f"{KEPT}@{digest}"
+        if self._catalog.has_version(KEPT, digest):
+            return ref
+        asset = Asset(name=KEPT, version=digest, data=obj)
+        materializer = saving.materializer_of(asset)
+        try:
+            with quiet():
+                self._write(asset, KEPT, materializer, materializer.formats[0], None, None, limit)
+        except saving.TooLargeError:
+            return None
+        return ref
+
+    def has(self, ref: str) -> bool:
+        """Tell whether there is a version, such as ``"name@v3"``; reads nothing of it."""
+        name, version = names.parse_ref(ref)
+        if version is None:
+            return bool(self.versions(name))
+        return self._catalog.has_version(name, version)
+
+    def _write(
+        self,
+        asset: Asset,
+        name: str,
+        materializer: Materializer,
+        chosen: str,
+        run: str | None,
+        step: str | None,
+        limit: int | None = None,
+    ) -> Stored:
+        """Write an asset's files and manifest; its name, version and `stored` are set then."""
         self._layout.prepare()
         try:
             with (
@@ -134,11 +219,15 @@ class Store:
                     chosen,
                     asset.described_with(),
                     lambda: self._earlier(name, asset, materializer.key, chosen, intake),
-                    progress.expect,
+                    saving.expecting(progress, limit),
                     intake.done,
                 )
                 result = saving.written(materializer, asset.data, folder, options)
                 files = intake.finish()
+                if limit is not None:
+                    saving.check_limit(sum(file.size for file in files), limit)
+                if name == KEPT and result.restore != "exact":
+                    raise MaterializationError(f"it can't be kept exactly: {result.reason}")
                 content = saving.digest_of_content(result, files)
                 stored = Stored(
                     digest=manifests.content_digest(materializer.key, chosen, files, content),
@@ -161,7 +250,7 @@ class Store:
                 f"{name!r} can't be saved in {self.path}: {error}. Nothing of it became visible."
             ) from error
         asset.name, asset.version, asset.stored = name, version, stored
-        return asset
+        return stored
 
     def _earlier(
         self, name: str, asset: Asset, materializer: str, format: str, intake: saving.Intake
@@ -185,12 +274,13 @@ class Store:
         """Write the manifest under the first version that nobody else takes."""
         wanted = None if asset.stored else asset.version
         while True:
-            version = wanted or names.next_version(
-                [*self.versions(name), *self._catalog.deleted(name)]
-            )
+            version = wanted or f"v{self._catalog.last(name) + 1}"
             to_write = attrs.evolve(asset, name=name, version=version, stored=stored)
             if self._catalog.commit(Manifest(to_write, details), folder):
                 return version
+            if is_kept(name, version):  # somebody else has just kept it
+                return version
+            self._catalog.forget_last(name)
             if wanted:
                 raise StoreError(
                     f"{name}@{wanted} exists already in {self.path}, and a version never changes. "
@@ -244,7 +334,23 @@ class Store:
                 check.finish()
             loaded = loading.loaded(materializer, loading.saved(manifest, check.paths), options)
             check.finish()
-            return loaded
+        self._note_loaded(loaded, manifest, options, verify)
+        return loaded
+
+    def _note_loaded(
+        self, loaded: Any, manifest: Manifest, options: LoadOptions, verify: bool
+    ) -> None:
+        """Note where an object comes from. One in another form has another digest."""
+        stored = manifest.stored
+        materializer = adapters.materializer(stored.materializer)
+        same = (
+            identity.is_canonical(materializer, stored.format)
+            and stored.restore == "exact"
+            and options.format is None
+            and not options.changes_something()
+        )
+        digest = stored.digest if same else _digest_or_none(loaded) if verify else None
+        origins.note(loaded, self.path, str(manifest.asset.ref), digest)
 
     def get(self, ref: str) -> Asset:
         """Read what is known about an asset; imports no framework.
@@ -276,7 +382,7 @@ class Store:
             IntegrityError: listing everything that is damaged, after all was checked.
             AssetNotFoundError: when there is no such name or version.
         """
-        refs = [ref] if ref else self.refs()
+        refs = [ref] if ref else [*self.refs(), *self._catalog.kept()]
         intact: list[Manifest] = []
         problems: list[str] = []
         for one in refs:
@@ -291,6 +397,33 @@ class Store:
         if problems:
             raise IntegrityError("\n".join(problems))
         return checked
+
+    def lineage(self, ref: str) -> Lineage:
+        """Return what an asset was made from, and what was made from it, all the way.
+
+        Raises:
+            AssetNotFoundError: when there is no such name or version.
+        """
+        from flowyml.lineage import lineage
+
+        return lineage(self, ref)
+
+    def diff(self, a: str, b: str, *, values: bool = True) -> Difference:
+        """Return what differs between two versions, or between two runs, and the likely causes.
+
+        Args:
+            a: a ref, or the id of a run.
+            b: another one of the same kind.
+            values: whether to compare the contents of versions value by value, which may import
+                their framework.
+
+        Raises:
+            AssetNotFoundError: when there is no such name or version.
+            StoreError: when there is no such run, or one is a version and the other a run.
+        """
+        from flowyml.difference import diff
+
+        return diff(self, a, b, values=values)
 
     def export(self, ref: str, directory: str | os.PathLike[str]) -> Path:
         """Lay a version out as a plain folder: its files by their names, and ``manifest.json``.
@@ -360,18 +493,23 @@ class Store:
         name, version = names.parse_ref(ref)
         if version is None:
             raise ValueError(f"Say which version to delete, as in '{name}@v1': {ref!r} has none.")
-        if version not in self.versions(name):
+        if not self._catalog.has_version(name, version):
             self._catalog.manifest(ref)
-        self.write_record(deleted_key(name, version), {"deleted_at": _now().isoformat()})
+        if not is_kept(name, version):  # the same content may be kept again
+            self.write_record(deleted_key(name, version), {"deleted_at": _now().isoformat()})
         self._backend.remove(manifest_key(name, version))
 
-    def gc(self, *, grace: float = maintenance.GRACE) -> maintenance.Collected:
+    def gc(
+        self, *, grace: float = maintenance.GRACE, drop_kept: bool = False
+    ) -> maintenance.Collected:
         """Remove what nothing refers to: blobs of deleted versions, leftovers of killed saves.
 
         Safe while others write.
 
         Args:
             grace: seconds for which what nobody refers to is left alone.
+            drop_kept: whether to remove arguments and results, too, that steps kept by their
+                content: runs that need them can't be reproduced then.
 
         Raises:
             IntegrityError: when a manifest can't be read; nothing is removed then.
@@ -379,7 +517,12 @@ class Store:
         """
         self._layout.check()
         try:
-            return maintenance.collect(self._backend, self._catalog.manifests(), grace)
+            for ref in self._catalog.kept() if drop_kept else ():
+                key = manifest_key(*ref.split("@"))
+                if self._backend.age(key) >= grace:
+                    self._backend.remove(key)
+            manifests = self._catalog.manifests(kept=True)
+            return maintenance.collect(self._backend, manifests, grace)
         except OSError as error:
             raise StoreError(f"{self.path} can't be cleared up: {error}.") from error
 
@@ -407,10 +550,59 @@ class Store:
         except OSError as error:
             raise StoreError(f"{key} can't be written in {self.path}: {error}.") from error
 
-    def records(self, folder: str) -> list[str]:
-        """Return the keys of the JSON files in a folder."""
+    def append_record(self, key: str, data: Any, *, durable: bool = True) -> None:
+        """Add a line of JSON to a file; one that is cut off by a crash harms no other line.
+
+        Raises:
+            StoreError: when the store can't take it.
+        """
+        self._layout.prepare()
+        line = json.dumps(encoding.encode(data), allow_nan=False).encode("ascii")
+        try:
+            self._backend.append(key, b"\n" + line, durable=durable)
+        except OSError as error:
+            raise StoreError(f"{key} can't be written in {self.path}: {error}.") from error
+
+    def read_lines(self, key: str) -> list[Any]:
+        """Read what `append_record` added, without lines that were cut off."""
+        found = []
+        for line in self._backend.read(key).split(b"\n"):
+            try:
+                found.append(encoding.loads(line))
+            except encoding.EncodingError:
+                continue
+        return found
+
+    def remove_record(self, key: str) -> None:
+        """Remove a record; nothing when there is none.
+
+        Raises:
+            StoreError: when the store's folder can't be changed.
+        """
+        try:
+            self._backend.remove(key)
+        except OSError as error:
+            raise StoreError(f"{key} can't be removed in {self.path}: {error}.") from error
+
+    def publish_record(self, key: str, data: Any) -> bool:
+        """Write a record unless there is one; tell whether it was written.
+
+        Raises:
+            StoreError: when the store can't take it.
+        """
+        self._layout.prepare()
+        try:
+            with self._backend.staging() as folder:
+                staged = folder / "record.json"
+                staged.write_bytes(encoding.dumps(data))
+                return self._backend.publish(staged, key)
+        except OSError as error:
+            raise StoreError(f"{key} can't be written in {self.path}: {error}.") from error
+
+    def records(self, folder: str, suffix: str = ".json") -> list[str]:
+        """Return the keys of the files in a folder whose names end in a suffix."""
         self._layout.check()
-        return [f"{folder}/{n}" for n in self._backend.keys(folder) if n.endswith(".json")]
+        return [f"{folder}/{n}" for n in self._backend.keys(folder) if n.endswith(suffix)]
 
     def read_record(self, key: str) -> Any:
         """Read what `write_record` wrote.
@@ -426,3 +618,10 @@ class Store:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _digest_or_none(obj: Any) -> str | None:
+    try:
+        return identity.content_digest_of(obj)
+    except identity.NoDigestError:
+        return None

@@ -16,6 +16,7 @@ from flowyml.testing.detection import (
     check_detection_needs_no_framework,
     check_the_right_objects_are_detected,
 )
+from flowyml.testing.digesting import check_digests_are_those_of_saving
 from flowyml.testing.durability import (
     check_concurrent_savers_lose_nothing,
     check_errors_are_clear,
@@ -55,6 +56,7 @@ __all__ = [
     "check_concurrent_savers_lose_nothing",
     "check_describing_changes_nothing",
     "check_detection_needs_no_framework",
+    "check_digests_are_those_of_saving",
     "check_errors_are_clear",
     "check_flipped_bytes_are_refused",
     "check_hostile_files_are_refused",

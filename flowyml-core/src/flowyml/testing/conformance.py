@@ -16,6 +16,7 @@ from flowyml.testing.detection import (
     check_detection_needs_no_framework,
     check_the_right_objects_are_detected,
 )
+from flowyml.testing.digesting import check_digests_are_those_of_saving
 from flowyml.testing.durability import (
     check_concurrent_savers_lose_nothing,
     check_errors_are_clear,
@@ -56,6 +57,7 @@ CHECKS: tuple[Check, ...] = (
     check_load_heeds_what_it_accepts,
     check_an_unchanged_model_keeps_its_digest,
     check_a_changed_model_has_another_digest,
+    check_digests_are_those_of_saving,
     check_seeds_reproduce,
     check_trust_is_respected,
     check_errors_are_clear,

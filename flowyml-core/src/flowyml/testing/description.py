@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -10,7 +10,15 @@ import attrs
 from flowyml import Model, encoding, names, properties
 from flowyml.interfaces import Extractor, Layer
 from flowyml.properties import type_name
-from flowyml.testing.checks import blaming, check, contents, digest_of, models, naming
+from flowyml.testing.checks import (
+    blaming,
+    check,
+    contents,
+    digest_of,
+    materializer_of,
+    models,
+    naming,
+)
 from flowyml.testing.predictions import difference, prediction
 from flowyml.testing.processes import in_new_process, in_two_processes
 from flowyml.testing.scene import QUIET
@@ -55,10 +63,11 @@ def _check_complete(subject: Subject, model: Any) -> None:
             f"Add what is missing, or take it out of `properties` in {type(subject).__name__}."
         )
     for name, value in found.items():
-        _check_plain(name, value)
+        _check_plain(value, f"The property {name!r}")
         _check_type(name, value)
     _check_counts(extractor, model, found)
     _check_shown(subject, extractor, model)
+    _check_record(extractor, model)
 
 
 @check
@@ -135,8 +144,8 @@ def _extracted(extractor: Extractor, model: Any) -> dict[str, Any]:
     return dict(found)
 
 
-def _check_plain(name: str, value: Any) -> None:
-    """Check that a property is stored as it is."""
+def _check_plain(value: Any, what: str) -> None:
+    """Check that something is stored as it is."""
     try:
         if encoding.dumps(properties.describe(value)) == encoding.dumps(value):
             return
@@ -146,9 +155,25 @@ def _check_plain(name: str, value: Any) -> None:
     except encoding.EncodingError as error:
         cause = str(error)
     raise ConformanceError(
-        f"The property {name!r} can't be stored without loss: {cause}. Return None, bool, int, "
+        f"{what} can't be stored without loss: {cause}. Return None, bool, int, "
         f"float and str, and lists and dicts of these: int(...), str(...), list(...)."
     )
+
+
+def _check_record(extractor: Extractor, model: Any) -> None:
+    """Check what the record of a run says of the model and of the framework."""
+    materializer = materializer_of(model)
+    asked: dict[str, Callable[[], object]] = {
+        f"settings() of {materializer.key!r}": lambda: materializer.settings(model),
+        f"environment() of {extractor.framework!r}": extractor.environment,
+    }
+    for what, ask in asked.items():
+        with blaming(what, "It may return an empty dict."):
+            found = ask()
+        if not isinstance(found, Mapping):
+            raise ConformanceError(f"{what} returned a {type_name(found)}. Return a dict.")
+        for name, value in found.items():
+            _check_plain(value, f"{name!r} in {what}")
 
 
 def _check_type(name: str, value: Any) -> None:

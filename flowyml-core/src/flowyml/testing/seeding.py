@@ -8,8 +8,9 @@ from typing import Any
 
 from flowyml import adapters, seed_everything
 from flowyml.interfaces import RandomSource
+from flowyml.properties import type_name
 from flowyml.seeds import seeded
-from flowyml.testing.checks import blaming, check, contents, digest_of
+from flowyml.testing.checks import blaming, check, contents, digest_of, in_words
 from flowyml.testing.predictions import difference, is_same, plain
 from flowyml.testing.processes import in_new_process
 from flowyml.testing.subject import Bare, ConformanceError, Subject, bare
@@ -27,7 +28,7 @@ def check_seeds_reproduce(subject: Subject) -> None:
     """One seed gives equal random numbers, another other ones, and the outer state comes back.
 
     A random source leaves those of other libraries alone, and does nothing where the framework
-    isn't imported.
+    isn't imported. States that it packs are equal bytes when they are equal, and come back.
     """
     subject.make_model()  # which imports what there is to seed
     sources = contents(subject).random_sources
@@ -50,6 +51,8 @@ def _seed_nothing(subject: Bare) -> None:
             state = source.state()
             source.seed(1)
             source.restore(state)
+            if source.pack(state) is not None:
+                raise ConformanceError(f"{what} packs None as a state. Return None for it.")
         imported = sorted({*subject.modules} & {*sys.modules})
         if imported:
             raise ConformanceError(f"{what} imports {', '.join(imported)}. {_LOOK}")
@@ -84,6 +87,47 @@ def _check_source(source: RandomSource) -> None:
         raise ConformanceError(
             f"{name} has another state after restore(state) than state() had returned. {_SOURCE}"
         )
+    _check_packed(source, first, other, again)
+
+
+def _check_packed(source: RandomSource, first: Any, other: Any, again: Any) -> None:
+    """Check the bytes of states, of which the last is the first once more."""
+    name = f"The random source {source.name!r}"
+    with blaming(name, f"pack() takes what state() returned; it may return None. {_PACKED}"):
+        packed = [source.pack(state) for state in (first, other, again)]
+    if packed[0] is None:
+        return
+    if not all(isinstance(data, bytes) for data in packed):
+        raise ConformanceError(f"{name} packs a state as a {type_name(packed[0])}. {_PACKED}")
+    if packed[0] != packed[2] or packed[0] == packed[1]:
+        what = "equal states as other" if packed[0] != packed[2] else "two states as the same"
+        raise ConformanceError(f"{name} packs {what} bytes. {_PACKED}")
+    with blaming(name, f"unpack() takes what pack() returned. {_PACKED}"):
+        source.seed(3)
+        source.restore(source.unpack(packed[0]))
+        restored = source.pack(source.state())
+    if restored != packed[0]:
+        raise ConformanceError(
+            f"{name} has another state after restore(unpack(data)) than was packed. {_PACKED}"
+        )
+    for data in (b"", packed[0][:-1], b"not a state"):
+        try:
+            source.unpack(data)
+        except ValueError:
+            continue
+        except Exception as error:
+            found = f"fails with {in_words(error)}"
+        else:
+            found = "is taken for a state"
+        raise ConformanceError(
+            f"{name} unpacks {len(data)} bytes that are no packed state: it {found}. Check them, "
+            f"and raise a ValueError. {_PACKED}"
+        )
+
+
+_PACKED = (
+    "Write down all of the state in one way, without pickle; or leave pack() and unpack() out."
+)
 
 
 def _check_draws(draw: Callable[[], Any]) -> None:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from flowyml.errors import MaterializationError, MaterializationWarning, warn
-from flowyml.interfaces import LoadOptions, Saved, SaveResult
+from flowyml.interfaces import Change, LoadOptions, Saved, SaveResult
 from flowyml_pytorch.describing.census import class_name, unwrap
+from flowyml_pytorch.storing.differences import described, differences
 from flowyml_pytorch.storing.layout import KINDS, span, storage_of
 from flowyml_pytorch.storing.mapped import check_device, placed
 from flowyml_pytorch.storing.modules import load_into
@@ -258,3 +259,24 @@ def _read(path: Path, ref: str, library: ModuleType) -> dict[str, Tensor]:
             f"copy, or save the asset again."
         ) from error
     return found
+
+
+def compare(before: Saved, after: Saved) -> list[Change]:
+    """Return how two state dicts differ, tensor by tensor; the files are mapped.
+
+    Raises:
+        MaterializationError: as `load`.
+    """
+    library = _library(f"compare {before.ref} with {after.ref}")
+    if before.files[FILE] == after.files[FILE]:
+        return []
+    there, here = (_read(saved.files[FILE], saved.ref, library) for saved in (before, after))
+    changes: list[Change] = []
+    for key in {**there, **here}:
+        if key in there and key in here:
+            changes += differences(key, there[key], here[key])
+        elif key in there:
+            changes.append(Change(key, before=described(there[key])))
+        else:
+            changes.append(Change(key, after=described(here[key])))
+    return changes

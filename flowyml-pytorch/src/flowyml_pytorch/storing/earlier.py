@@ -131,7 +131,7 @@ class EarlierTensors:
         return (
             torch.equal(there[:wide].view(torch.int64), here[:wide].view(torch.int64))
             and torch.equal(there[wide:], here[wide:])
-            and frame_of(path, file) == row.digest
+            and frame_of(path, file) == row.frame
         )
 
     def keep_small(self, tensors: Mapping[str, Tensor], pack: int) -> dict[str, Row]:

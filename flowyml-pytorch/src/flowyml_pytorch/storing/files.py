@@ -1,24 +1,48 @@
-"""The files of one version: ``structure.json``, ``tensors.json`` and the tensors, out and in."""
+"""The files of one version: ``structure.json``, ``tensors.json`` and the tensors, out and in.
+
+`write` and `digests` start from one `Plan`, so that what isn't written has the digests of what is.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
-from flowyml.errors import MaterializationError
+from flowyml.digests import digest_of_bytes
+from flowyml.errors import MaterializationError, MaterializationWarning, warn
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml_pytorch.storing import pool
-from flowyml_pytorch.storing.layout import lay_out
+from flowyml_pytorch.storing.content import digests_of
+from flowyml_pytorch.storing.layout import Layout, lay_out
 from flowyml_pytorch.storing.mapped import Pool, Tensors, check_device
 from flowyml_pytorch.storing.policy import main_module_name
 from flowyml_pytorch.storing.rebuild import FILE, Decoder, read_structure
 from flowyml_pytorch.storing.structure import Structure
 
 
-def write(structure: Structure, folder: Path, options: SaveOptions) -> SaveResult:
+@attrs.frozen(eq=False)
+class Plan:
+    """What is going to be written of an object.
+
+    Attributes:
+        structure: the object, or what can be kept of it.
+        reason: why the object itself can't come back from that; None when it can.
+        details: what loading needs to know besides.
+        warning: what a user who saves it should be told.
+    """
+
+    structure: Structure
+    reason: str | None = None
+    details: Mapping[str, Any] = attrs.field(factory=dict)
+    warning: str | None = None
+
+
+def write(plan: Plan, folder: Path, options: SaveOptions) -> SaveResult:
     """Write a structure and its tensors.
 
     Equal content has one digest, however its tensors are spread over files.
@@ -27,21 +51,41 @@ def write(structure: Structure, folder: Path, options: SaveOptions) -> SaveResul
         MaterializationError: when a tensor can't be stored.
         OSError: when the folder can't be written.
     """
-    layout = lay_out(structure.tensors)
-    for number, attributes in structure.attributes.items():
-        layout.entries[number]["attributes"] = attributes
-    text = _render({**structure.data, "tensors": layout.entries})
+    if plan.warning is not None:
+        warn(plan.warning, MaterializationWarning)
+    text, layout = _laid_out(plan.structure)
     (folder / FILE).write_bytes(text)
     written = pool.write(layout, folder, options)
     return SaveResult(
-        required_trust=structure.required_trust,
+        restore="exact" if plan.reason is None else "weights",
+        reason=plan.reason,
+        required_trust=plan.structure.required_trust,
         details={
             "torch": str(torch.__version__),
             "main": main_module_name(),
             **written.details,
+            **plan.details,
         },
         content=(FILE, *written.content),
     )
+
+
+def digests(plan: Plan) -> list[str]:
+    """Return the digests that `SaveResult.content` stands for, writing nothing.
+
+    Raises:
+        MaterializationError: when a tensor can't be stored.
+    """
+    text, layout = _laid_out(plan.structure)
+    return [digest_of_bytes(text), *digests_of(layout.stored)]
+
+
+def _laid_out(structure: Structure) -> tuple[bytes, Layout]:
+    """Return the text of a structure, and what to store of its tensors."""
+    layout = lay_out(structure.tensors)
+    for number, attributes in structure.attributes.items():
+        layout.entries[number]["attributes"] = attributes
+    return _render({**structure.data, "tensors": layout.entries}), layout
 
 
 def _render(data: dict[str, Any]) -> bytes:

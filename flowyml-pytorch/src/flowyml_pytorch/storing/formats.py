@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
+from flowyml.interfaces import Change, LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml_pytorch.storing import modules
 
 
@@ -24,6 +25,11 @@ def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
     return modules.save(module, folder, options)
 
 
+def digests(module: nn.Module, format: str) -> list[str] | None:
+    """Return the digests that make up a module in a format; None where it has to be written."""
+    return modules.digests(module, format) if format in ("module", "state_dict") else None
+
+
 def load(saved: Saved, options: LoadOptions) -> Any:
     """Give back what was saved in a format."""
     if saved.format == "safetensors":
@@ -35,3 +41,17 @@ def load(saved: Saved, options: LoadOptions) -> Any:
 
         return programs.load(saved, options)
     return modules.load(saved, options)
+
+
+def compare(before: Saved, after: Saved) -> Sequence[Change] | None:
+    """Return how two modules differ; None where their formats don't tell."""
+    formats = {before.format, after.format}
+    if formats <= {"module", "state_dict"}:
+        from flowyml_pytorch.storing import comparing
+
+        return comparing.compare(before, after)
+    if formats == {"safetensors"}:
+        from flowyml_pytorch.exporting import safetensors_file
+
+        return safetensors_file.compare(before, after)
+    return None

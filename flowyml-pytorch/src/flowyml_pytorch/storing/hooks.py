@@ -1,7 +1,8 @@
 """Hooks of modules, and the handles that remove them, taken apart: torch keeps both in wrappers.
 
 A handle refers weakly to the dict of hooks that it belongs to, and finds its hook by a number that
-the process counts up; both have to hold again in the process that loads.
+the process counts up; both have to hold again in the process that loads. The number itself says
+nothing, so hooks are counted anew in what is stored: equal objects of two processes are equal.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import attrs
 from torch import nn
 from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils.spectral_norm import (
@@ -19,6 +21,7 @@ from torch.nn.utils.spectral_norm import (
     SpectralNormStateDictHook,
 )
 from torch.nn.utils.weight_norm import WeightNorm
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from flowyml_pytorch.storing.kinds import Kind
@@ -41,6 +44,32 @@ def count_from(hooks: Mapping[Any, Any]) -> None:
     RemovableHandle.next_id = max([RemovableHandle.next_id, *(n + 1 for n in numbers)])
 
 
+@attrs.frozen
+class HookNumber:
+    """The number that a process gave to a hook."""
+
+    number: int
+
+
+def dicts_of_hooks(value: Any, state: Mapping[str, Any]) -> list[Any]:
+    """Return the dicts, among the attributes or parts of an object, whose keys number hooks."""
+    if type(value) is RemovableHandle:
+        return [state["hooks"], *state["extra"]]
+    if isinstance(value, nn.Module):
+        return [state[name] for name in _OF_MODULES if name in state]
+    if isinstance(value, Optimizer):
+        return [item for name, item in state.items() if is_of_optimizers(name)]
+    return []
+
+
+_OF_MODULES = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
+
+
+def is_of_optimizers(name: str) -> bool:
+    """Tell whether an optimizer's attribute of a name is a dict of hooks."""
+    return name.startswith("_optimizer_") and name.endswith("_hooks")
+
+
 def _wrapped_parts(hook: _WrappedHook) -> dict[str, Any]:
     return {"hook": hook.hook, "module": hook.module() if hook.with_module else None}
 
@@ -60,7 +89,7 @@ def _wrapped(cls: type, parts: dict[str, Any]) -> _WrappedHook:
 def _handle_parts(handle: RemovableHandle) -> dict[str, Any]:
     return {
         "hooks": handle.hooks_dict_ref(),
-        "id": handle.id,
+        "id": HookNumber(handle.id),
         "extra": [reference() for reference in handle.extra_dict_ref],
     }
 

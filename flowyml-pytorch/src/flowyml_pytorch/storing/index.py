@@ -24,13 +24,15 @@ class Row:
     """Where a stored tensor is: one row of ``tensors.json``.
 
     Attributes:
-        digest: of its data type, shape, strides and elements; in a file of its own, of what
-            surrounds its elements there: the file's digest covers the rest.
+        digest: of its data type, shape, strides and elements; empty for a tensor that is more than
+            these, of which the file's digest counts.
         file: path of its file.
         offset: the byte at which it begins among others; None in a file of its own.
         dtype: name of its data type; None for what has to be asked of the file itself.
         shape: its shape.
         stride: its strides, in elements.
+        frame: in a file of its own, the digest of what surrounds its elements there: whoever has
+            compared the elements knows by it that the file is intact. Empty otherwise.
     """
 
     digest: str
@@ -39,6 +41,7 @@ class Row:
     dtype: str | None
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    frame: str = ""
 
 
 def write_index(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
@@ -47,14 +50,17 @@ def write_index(rows: Sequence[Row], folder: Path) -> dict[str, Any]:
     Raises:
         OSError: when the folder can't be written.
     """
-    listed = [
-        [row.digest, row.file, row.offset, row.dtype, [*row.shape], [*row.stride]] for row in rows
-    ]
+    listed = [_listed(row) for row in rows]
     if len(rows) <= _FEW:
         return {"tensors": listed}
     text = ",\n".join(map(json.dumps, listed))
     (folder / INDEX).write_text(f'{{"schema": {SCHEMA}, "tensors": [\n{text}\n]}}\n', "ascii")
     return {}
+
+
+def _listed(row: Row) -> list[Any]:
+    frame = [row.frame] if row.frame else []
+    return [row.digest, row.file, row.offset, row.dtype, [*row.shape], [*row.stride], *frame]
 
 
 def read_index(details: Mapping[str, Any], read: Callable[[str], bytes | None]) -> list[Row]:
@@ -75,12 +81,15 @@ def read_index(details: Mapping[str, Any], read: Callable[[str], bytes | None]) 
     return [_row(*row) for row in data["tensors"]]
 
 
-def _row(digest: Any, file: Any, offset: Any, dtype: Any, shape: Any, stride: Any) -> Row:
+def _row(
+    digest: Any, file: Any, offset: Any, dtype: Any, shape: Any, stride: Any, frame: Any = ""
+) -> Row:
     sizes = [*shape, *stride, offset or 0]
     if not all(type(size) is int and 0 <= size < 2**63 for size in sizes) or len(shape) != len(
         stride
     ):
         raise ValueError(f"{INDEX} has a tensor of shape {shape!r}, {stride!r} at {offset!r}")
-    if type(digest) is not str or type(file) is not str or type(dtype) not in (str, type(None)):
+    texts = (digest, file, frame)
+    if any(type(text) is not str for text in texts) or type(dtype) not in (str, type(None)):
         raise ValueError(f"{INDEX} has an unfit row")
-    return Row(digest, file, offset, dtype, tuple(shape), tuple(stride))
+    return Row(digest, file, offset, dtype, tuple(shape), tuple(stride), frame)

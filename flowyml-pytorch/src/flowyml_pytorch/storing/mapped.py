@@ -41,6 +41,23 @@ class Pool:
         self._mapped: dict[str, torch.UntypedStorage] = {}
         self._used: set[tuple[str, int | None]] = set()
 
+    def row(self, number: int) -> Row:
+        """Return where a stored tensor is."""
+        return self._rows[number]
+
+    def file(self, number: int) -> archive.TensorFile:
+        """Return what the file says in which a stored tensor is, once it is checked.
+
+        Raises:
+            UntrustedDataError: when it holds more than a tensor.
+            MaterializationError: when it can't be read.
+        """
+        name = self._rows[number].file
+        if name not in self._files:
+            what = f"{self._saved.ref}, {name}"
+            self._files[name] = archive.check(self._saved.files[name], what)
+        return self._files[name]
+
     def tensor(self, number: int) -> Tensor:
         """Return a stored tensor on the CPU, in memory that nothing else uses.
 
@@ -52,9 +69,7 @@ class Pool:
         path = self._saved.files[row.file]
         what = f"{self._saved.ref}, {row.file}"
         try:
-            file = self._files.get(row.file)
-            if file is None:
-                file = self._files[row.file] = archive.check(path, what)
+            file = self.file(number)
             if row.dtype is None:
                 return unpickled(path)
             if not file.native:

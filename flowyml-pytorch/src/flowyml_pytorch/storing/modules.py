@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 
@@ -40,47 +39,45 @@ def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
     A wrapper, such as what ``torch.compile`` returns, is saved as the model inside.
     """
     with whole([module]) as gathered:
-        return _save(model_in(module), gathered, folder, options)
+        return files.write(_plan(model_in(module), gathered, options.format), folder, options)
 
 
-def _save(
-    module: nn.Module, gathered: Mapping[int, Tensor], folder: Path, options: SaveOptions
-) -> SaveResult:
+def digests(module: nn.Module, format: str) -> list[str]:
+    """Return the digests that make up what `save` would write."""
+    with whole([module]) as gathered:
+        return files.digests(_plan(model_in(module), gathered, format))
+
+
+def _plan(module: nn.Module, gathered: Mapping[int, Tensor], format: str) -> files.Plan:
     live = _state_of(module)
     state = OrderedDict((key, item) for key, item in live.items() if _is_plain(item))
     left_out = [key for key in live if key not in state]
     metadata = getattr(live, "_metadata", None)
-    state_parts = {"state": state, "metadata": metadata if _is_plain(metadata) else None}
+    parts = {"state": state, "metadata": metadata if _is_plain(metadata) else None}
     noted = {"left_out": left_out} if left_out else {}
-    reason = "it was saved as a state dict"
-    if options.format == "module":
-        try:
-            found = structure.encode(gathered, root=module, **state_parts)
-        except (NotRestorableError, RecursionError) as error:
-            reason = str(error)
-            _warn(module, f"with its weights only, because of {reason}", left_out)
-        else:
-            return _noted(files.write(found, folder, options), noted)
-    elif left_out:
-        _warn(module, "as a state dict", left_out)
-    result = files.write(structure.encode(gathered, **state_parts), folder, options)
-    return attrs.evolve(_noted(result, noted), restore="weights", reason=reason)
+    if format == "state_dict":
+        told = _warning(module, "as a state dict", left_out) if left_out else None
+        return files.Plan(structure.encode(gathered, **parts), _AS_STATE_DICT, noted, told)
+    try:
+        return files.Plan(structure.encode(gathered, root=module, **parts), details=noted)
+    except (NotRestorableError, RecursionError) as error:
+        reason = str(error)
+    told = _warning(module, f"with its weights only, because of {reason}", left_out)
+    return files.Plan(structure.encode(gathered, **parts), reason, noted, told)
 
 
-def _noted(result: SaveResult, noted: Mapping[str, Any]) -> SaveResult:
-    return attrs.evolve(result, details={**result.details, **noted})
+_AS_STATE_DICT = "it was saved as a state dict"
 
 
-def _warn(module: nn.Module, how: str, left_out: list[str]) -> None:
-    """Tell, once, how a module was saved that won't come back by itself."""
+def _warning(module: nn.Module, how: str, left_out: list[str]) -> str:
+    """Tell how a module was saved that won't come back by itself."""
     lacking = ""
     if left_out:
         named = ", ".join(left_out[:5]) + (" and more" if len(left_out) > 5 else "")
         lacking = f" Left out are {named}: a state dict keeps plain tensors and containers only."
-    warn(
+    return (
         f"{type(module).__name__} is saved {how}.{lacking} Loading it will need into= a module "
-        f"that you build.",
-        MaterializationWarning,
+        f"that you build."
     )
 
 

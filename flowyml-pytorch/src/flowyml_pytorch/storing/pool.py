@@ -9,11 +9,9 @@ tensor is.
 
 from __future__ import annotations
 
-import json
 import os
-import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,10 @@ from flowyml.digests import digest_of_bytes
 from flowyml.errors import MaterializationError
 from flowyml.interfaces import SaveOptions
 from flowyml_pytorch.storing import archive
+from flowyml_pytorch.storing.content import Digesting, digest_of_elements, on_cpu, write_unusual
 from flowyml_pytorch.storing.earlier import EarlierTensors, frame_of
 from flowyml_pytorch.storing.index import Row, write_index
-from flowyml_pytorch.storing.layout import Layout, bytes_of, is_own, name_of, within
+from flowyml_pytorch.storing.layout import Layout, bytes_of, is_own, name_of
 from flowyml_pytorch.storing.mapped import unpickled
 
 _SMALLEST_OWN = 16 << 10
@@ -42,7 +41,13 @@ _ALIGNMENT = 64
 
 @attrs.frozen
 class Written:
-    """What makes up the content of the tensors, and details that `index.read_index` needs."""
+    """What makes up the content of the tensors, and details that `index.read_index` needs.
+
+    Attributes:
+        content: for each stored tensor what `content.digests_of` returns, or the file whose digest
+            that is.
+        details: members of the manifest's details.
+    """
 
     content: list[str]
     details: dict[str, Any]
@@ -65,38 +70,23 @@ def write(layout: Layout, folder: Path, options: SaveOptions) -> Written:
     rows: dict[int, Row] = {}
     large = sorted(set(range(len(stored))) - set(small))
     # What has changed goes to the disk while the rest is compared.
-    for number in sorted(large, key=lambda number: not earlier.differs(number, stored[number])):
-        rows[number] = _alone(number, stored[number], earlier, folder, options)
-    digests = {number: _digest(stored[number]) for number in small}
-    known = earlier.keep_small(
-        {digest: _on_cpu(stored[number]) for number, digest in digests.items()}, _PACK
-    )
+    with Digesting() as digesting:
+        for number in sorted(large, key=lambda number: not earlier.differs(number, stored[number])):
+            rows[number] = _alone(number, stored[number], earlier, digesting, folder, options)
+    plain = {number: on_cpu(stored[number]) for number in small}
+    digests = {number: digest_of_elements(tensor) for number, tensor in plain.items()}
+    known = earlier.keep_small({digests[number]: plain[number] for number in small}, _PACK)
     todo = {digest: number for number, digest in reversed(digests.items()) if digest not in known}
     packed: dict[tuple[bool, bool], dict[str, Tensor]] = defaultdict(dict)
     for digest, number in reversed(todo.items()):
-        packed[layout.kinds[number]][digest] = stored[number]
+        packed[layout.kinds[number]][digest] = plain[number]
     for kind in sorted(packed):
         for together in _packs(packed[kind]):
             known.update(_write_pack(together, folder, options))
     rows |= {number: known[digest] for number, digest in digests.items()}
     listed = [rows[number] for number in range(len(stored))]
-    content = [row.digest if row.offset is not None else row.file for row in listed]
+    content = [row.digest or row.file for row in listed]
     return Written(content, write_index(listed, folder))
-
-
-def _digest(tensor: Tensor) -> str:
-    """Return the digest of a small tensor's content; the device is no part of it."""
-    described = [name_of(tensor.dtype), list(tensor.shape), list(tensor.stride())]
-    return digest_of_bytes(json.dumps(described).encode(), bytes_of(_on_cpu(tensor)))
-
-
-def _on_cpu(tensor: Tensor) -> Tensor:
-    """Return a dense tensor on the CPU whose storage is all its own; copies only from devices."""
-    if tensor.device.type != "cpu":
-        flat = tensor.as_strided((tensor.numel(),), (1,)).cpu()
-        return flat.as_strided(tensor.shape, tensor.stride())
-    start = int(tensor.storage_offset()) * tensor.element_size()
-    return within(tensor.untyped_storage(), start, tensor.shape, tensor.stride(), tensor.dtype)
 
 
 def _own_from(sizes: Sequence[int]) -> int:
@@ -108,28 +98,35 @@ def _own_from(sizes: Sequence[int]) -> int:
 
 
 def _alone(
-    number: int, tensor: Tensor, earlier: EarlierTensors, folder: Path, options: SaveOptions
+    number: int,
+    tensor: Tensor,
+    earlier: EarlierTensors,
+    digesting: Digesting,
+    folder: Path,
+    options: SaveOptions,
 ) -> Row:
     """Write a tensor into a file of its own, unless the version before has it in one."""
+    name = earlier.new_name(str(number))
     if not is_own(tensor):
-        name = earlier.new_name(str(number))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _save(tensor, folder / name)
-        _read_back(folder / name)
-        row = Row("", name, None, None, (), ())
-    else:
-        tensor = _on_cpu(tensor)
-        found = earlier.keep_large(number, tensor)
-        if found is not None:
-            return found
-        name = earlier.new_name(str(number))
-        _save(tensor, folder / name)
-        frame = frame_of(folder / name, archive.check(folder / name, name))
-        described = name_of(tensor.dtype), tuple(tensor.shape), tuple(tensor.stride())
-        row = Row(frame, name, None, *described)
+        return _unusual(tensor, name, folder, options)
+    tensor = on_cpu(tensor)
+    digest = digesting.of(tensor)
+    found = earlier.keep_large(number, tensor)
+    if found is not None:
+        return attrs.evolve(found, digest=digest())  # what a row says of itself isn't believed
+    _save(tensor, folder / name)
+    frame = frame_of(folder / name, archive.check(folder / name, name))
     options.done(folder / name)
-    return row
+    described = name_of(tensor.dtype), tuple(tensor.shape), tuple(tensor.stride())
+    return Row(digest(), name, None, *described, frame)
+
+
+def _unusual(tensor: Tensor, name: str, folder: Path, options: SaveOptions) -> Row:
+    """Write a tensor that is more than its bytes: the file's digest is the tensor's."""
+    _write(lambda sink: write_unusual(tensor, sink), folder / name)
+    _read_back(folder / name)
+    options.done(folder / name)
+    return Row("", name, None, None, (), ())
 
 
 def _packs(tensors: dict[str, Tensor]) -> Iterator[list[tuple[str, Tensor]]]:
@@ -157,7 +154,7 @@ def _write_pack(
         dtype, shape, stride = name_of(tensor.dtype), tuple(tensor.shape), tuple(tensor.stride())
         rows[digest] = Row(digest, name, offset, dtype, shape, stride)
         padding = _aligned(tensor.nbytes) - tensor.nbytes
-        parts += [bytes_of(_on_cpu(tensor)), bytes(padding)]
+        parts += [bytes_of(tensor), bytes(padding)]
         offset += tensor.nbytes + padding
     elements = bytearray(b"".join(parts)) or bytearray(_ALIGNMENT)
     _save(torch.frombuffer(elements, dtype=torch.uint8), folder / name)
@@ -170,14 +167,19 @@ def _aligned(size: int) -> int:
 
 
 def _save(tensor: Tensor, path: Path) -> None:
-    """Write a file with ``torch.save``.
+    """Write a file with ``torch.save``."""
+    _write(lambda sink: torch.save(tensor, sink), path)
+
+
+def _write(save: Callable[[Any], None], path: Path) -> None:
+    """Write a file with what lets torch write.
 
     Raises:
         OSError: when the disk is full, for example, which torch alone would not say.
     """
     sink = _File(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
     try:
-        torch.save(tensor, sink)  # type: ignore[arg-type]  # it only writes and flushes
+        save(sink)  # torch only writes and flushes
     except Exception:
         if sink.error is not None:
             raise sink.error from None

@@ -11,7 +11,7 @@ import enum
 import functools
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import attrs
@@ -23,6 +23,7 @@ from flowyml_pytorch.describing.classes import author_class
 from flowyml_pytorch.describing.functional import is_torchs_own
 from flowyml_pytorch.storing.every_kind import kind_of
 from flowyml_pytorch.storing.forms import array_parts, is_array, plain_form
+from flowyml_pytorch.storing.hooks import HookNumber, dicts_of_hooks
 from flowyml_pytorch.storing.kinds import Kind, NotRestorableError
 from flowyml_pytorch.storing.layout import KINDS, UNINITIALIZED
 from flowyml_pytorch.storing.policy import (
@@ -77,12 +78,13 @@ def encode(gathered: Mapping[int, Tensor] = _NOTHING, /, **values: Any) -> Struc
     """
     encoder = _Encoder(gathered)
     forms = {key: encoder.whole(value, key) for key, value in values.items()}
+    plain = _Plain(encoder.hooks)
     data = {
         "schema": SCHEMA,
-        **{key: _plain(form) for key, form in forms.items()},
-        "objects": [_plain(item) for item in encoder.objects],
+        **{key: plain(form) for key, form in forms.items()},
+        "objects": [plain(item) for item in encoder.objects],
     }
-    attributes = {number: _plain(form) for number, form in encoder.attributes.items()}
+    attributes = {number: plain(form) for number, form in encoder.attributes.items()}
     return Structure(data, encoder.tensors, attributes, tuple(sorted(encoder.required_trust)))
 
 
@@ -95,6 +97,14 @@ class _Shareable:
     number: int | None = None
 
 
+@attrs.frozen
+class _Key:
+    """A number that is a key of a dict; whether the dict is one of hooks may show only later."""
+
+    number: int
+    owner: int
+
+
 class _Encoder:
     def __init__(self, gathered: Mapping[int, Tensor] = _NOTHING) -> None:
         self._gathered = gathered
@@ -103,6 +113,7 @@ class _Encoder:
         self.attributes: dict[int, Any] = {}
         self._exact = False
         self.required_trust: set[str] = set()
+        self.hooks: set[int] = set()  # dicts whose keys number hooks
         self._object_numbers: dict[int, int] = {}
         self._tensor_numbers: dict[int, int] = {}
         self._containers: dict[int, _Shareable] = {}
@@ -125,6 +136,8 @@ class _Encoder:
     def value(self, value: Any, path: str) -> Any:
         """Return the form of one value."""
         kind = type(value)
+        if kind is HookNumber:
+            return value
         form = plain_form(value)
         if form is not NotImplemented:
             return form
@@ -220,14 +233,18 @@ class _Encoder:
     def _items(self, value: Any, kind: type, path: str) -> list[Any]:
         if issubclass(kind, dict):
             return [
-                [self.value(key, path), self.value(item, _below(path, key))]
+                [self._key(key, value, path), self.value(item, _below(path, key))]
                 for key, item in value.items()
             ]
         if kind in (set, frozenset):  # sets have no order; one set, one text
             value = sorted(
-                value, key=lambda item: repr(_plain(_Encoder(self._gathered).value(item, path)))
+                value, key=lambda item: repr(_Plain()(_Encoder(self._gathered).value(item, path)))
             )
         return [self.value(item, f"{path}[{index}]") for index, item in enumerate(value)]
+
+    def _key(self, key: Any, owner: Any, path: str) -> Any:
+        form = self.value(key, path)
+        return _Key(form, id(owner)) if type(form) is int else form
 
     def _tensor(self, tensor: Tensor, path: str) -> int:
         number = self._tensor_numbers.get(id(tensor))
@@ -295,6 +312,7 @@ class _Encoder:
             state = _state(value, path)
         dot = f"{path}." if path else ""
         self._alive.append(state)
+        self.hooks.update(map(id, dicts_of_hooks(value, state)))
         self._within += 1
         record["state"] = {
             key: self._part(item, f"{dot}{key}", kind is not None and key in kind.calls)
@@ -334,10 +352,12 @@ def _class_of(value: Any, parametrized: list[str]) -> type:
 
 def _parts(kind: Kind, value: Any, path: str) -> dict[str, Any]:
     try:
-        return dict(kind.parts(value))
+        parts = kind.parts(value)
     except NotRestorableError as error:
         below = f"{path}.{error.path}" if path and error.path else path or error.path
         raise NotRestorableError(below, error.reason) from error
+    # An optimizer that came back has its attributes in another order: torch sets some of them.
+    return dict(sorted(parts.items()) if isinstance(value, torch.optim.Optimizer) else parts)
 
 
 def _parametrized(module: nn.Module, path: str) -> list[str]:
@@ -406,16 +426,28 @@ def _is_default(key: str, item: Any) -> bool:
     return type(item) is type(default) and not isinstance(item, Tensor) and bool(item == default)
 
 
-def _plain(form: Any) -> Any:
-    """Replace the containers' records by their forms, numbered where they are shared."""
-    if isinstance(form, _Shareable):
-        inner = _plain(form.form)
-        return inner if form.number is None else {"$shared": [form.number, inner]}
-    if isinstance(form, dict):
-        return {key: _plain(item) for key, item in form.items()}
-    if isinstance(form, list):
-        return [_plain(item) for item in form]
-    return form
+class _Plain:
+    """Replaces the records of containers by their forms, numbered where they are shared.
+
+    Hooks are counted anew in the order in which they are met: in a process of their own they had
+    any numbers.
+    """
+
+    def __init__(self, hooks: Container[int] = ()) -> None:
+        self._hooks = hooks
+        self._numbers: dict[int, int] = {}
+
+    def __call__(self, form: Any) -> Any:
+        if isinstance(form, _Shareable):
+            inner = self(form.form)
+            return inner if form.number is None else {"$shared": [form.number, inner]}
+        if isinstance(form, dict):
+            return {key: self(item) for key, item in form.items()}
+        if isinstance(form, list):
+            return [self(item) for item in form]
+        if isinstance(form, HookNumber) or (isinstance(form, _Key) and form.owner in self._hooks):
+            return self._numbers.setdefault(form.number, len(self._numbers))
+        return form.number if isinstance(form, _Key) else form
 
 
 def _below(path: str, key: Any) -> str:

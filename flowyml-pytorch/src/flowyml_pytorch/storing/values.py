@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, nn
 
-from flowyml.errors import MaterializationError, MaterializationWarning, warn
+from flowyml.errors import MaterializationError
 from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml.properties import type_name
 from flowyml_pytorch.storing import files, structure
@@ -32,7 +31,17 @@ def save(value: Any, folder: Path, options: SaveOptions) -> SaveResult:
         MaterializationError: naming the part of it that can't be captured.
     """
     with whole(_modules_in(value)) as gathered:
-        return _save(value, gathered, folder, options)
+        return files.write(_plan(value, gathered), folder, options)
+
+
+def digests(value: Any) -> list[str]:
+    """Return the digests that make up what `save` would write.
+
+    Raises:
+        MaterializationError: naming the part of it that can't be captured.
+    """
+    with whole(_modules_in(value)) as gathered:
+        return files.digests(_plan(value, gathered))
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:
@@ -45,9 +54,7 @@ def _modules_in(value: Any) -> Iterator[nn.Module]:
         yield from itertools.chain.from_iterable(map(_modules_in, value))
 
 
-def _save(
-    value: Any, gathered: Mapping[int, Tensor], folder: Path, options: SaveOptions
-) -> SaveResult:
+def _plan(value: Any, gathered: Mapping[int, Tensor]) -> files.Plan:
     parts = {}
     try:
         if isinstance(value, _STATEFUL):
@@ -55,15 +62,24 @@ def _save(
     except NotRestorableError:  # the object may come back all the same
         pass
     try:
-        found = structure.encode(gathered, root=value, **parts)
+        return files.Plan(structure.encode(gathered, root=value, **parts))
     except (NotRestorableError, RecursionError) as error:
-        reason = str(error)
         if not parts:
-            raise MaterializationError(
-                f"A {type_name(value)} can't be saved because of {reason}."
-            ) from error
-        return _save_state(value, parts, gathered, folder, options, reason)
-    return files.write(found, folder, options)
+            raise _not_saved(value, error) from error
+        reason = str(error)
+    try:
+        found = structure.encode(gathered, **parts)
+    except (NotRestorableError, RecursionError) as error:
+        raise _not_saved(value, error) from error
+    warning = (
+        f"{type(value).__name__} is saved with its state only, because of {reason}. Loading it "
+        f"will need into= one that you build."
+    )
+    return files.Plan(found, reason, warning=warning)
+
+
+def _not_saved(value: Any, error: Exception) -> MaterializationError:
+    return MaterializationError(f"A {type_name(value)} can't be saved because of {error}.")
 
 
 _STATEFUL = (
@@ -79,28 +95,6 @@ def _state_of(value: Any) -> Any:
     from flowyml_pytorch.training import optimizers
 
     return optimizers.state_of(value)
-
-
-def _save_state(
-    value: Any,
-    parts: Mapping[str, Any],
-    gathered: Mapping[int, Tensor],
-    folder: Path,
-    options: SaveOptions,
-    reason: str,
-) -> SaveResult:
-    try:
-        found = structure.encode(gathered, **parts)
-    except (NotRestorableError, RecursionError) as error:
-        raise MaterializationError(
-            f"A {type_name(value)} can't be saved because of {error}."
-        ) from error
-    warn(
-        f"{type(value).__name__} is saved with its state only, because of {reason}. Loading it "
-        f"will need into= one that you build.",
-        MaterializationWarning,
-    )
-    return attrs.evolve(files.write(found, folder, options), restore="weights", reason=reason)
 
 
 def load(saved: Saved, options: LoadOptions) -> Any:

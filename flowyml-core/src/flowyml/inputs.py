@@ -1,0 +1,144 @@
+"""What a step was given, beyond settings: recognised by content, and kept where it is known nowhere.
+
+An input that the store holds is recorded by its ref. One that it doesn't hold is kept by its
+content, up to a size, or the run couldn't be repeated.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+from flowyml import adapters, origins
+from flowyml.arguments import Call
+from flowyml.assets import Asset, Parent, Relation
+from flowyml.errors import FlowymlError, told
+from flowyml.identity import NoDigestError, content_digest_of
+from flowyml.models import is_model
+from flowyml.names import parse_ref
+from flowyml.properties import describe, type_name
+from flowyml.records import Input
+from flowyml.store import Store
+from flowyml.store.catalog import is_kept
+
+KEPT_BY_DEFAULT = 16 << 20
+"""Bytes up to which an input is kept unless `@step(keep_inputs=...)` says otherwise."""
+
+
+class Inputs:
+    """The inputs of one call.
+
+    Attributes:
+        records: what is recorded of each, by flat name.
+        lost: names of those that had a digest before the call and have none after it.
+    """
+
+    def __init__(self, call: Call, store: Store, limit: int | None) -> None:
+        """Describe inputs and keep those that aren't in the store.
+
+        Args:
+            call: the call that they are of.
+            store: the store.
+            limit: bytes up to which one is kept; None is without limit.
+        """
+        self._values = dict(call.inputs)
+        self._private = call.private
+        self._store = store
+        self._limit = limit
+        self.lost: list[str] = []
+        self.records = {name: self._record(name, value) for name, value in call.inputs.items()}
+
+    def parents(self, of_model: bool) -> tuple[Parent, ...]:
+        """Return the inputs that are assets, as parents of an output.
+
+        Args:
+            of_model: whether the output is a model: it was trained on what is none.
+        """
+        found = []
+        for name, record in self.records.items():
+            known = record.ref is not None and not is_kept(*parse_ref(record.ref))
+            ref = record.ref if known else record.derived_from
+            if ref is not None:
+                data = of_model and not is_model(self._values[name])
+                relation: Relation = "trained_on" if data else "parent"
+                found.append(Parent(ref, record.digest if known else None, relation))
+        return tuple(found)
+
+    def note_changes(self, *, of_all: bool) -> None:
+        """Record which inputs have changed in place: models, or all that have a digest."""
+        for name, record in self.records.items():
+            value = self._values[name]
+            if record.digest is None or isinstance(value, _CODE):
+                continue
+            if of_all or is_model(value):
+                try:
+                    digest = content_digest_of(value)
+                except NoDigestError as error:
+                    record.reason = f"it has no digest any more: {error}"
+                    self.lost.append(name)
+                    continue
+                record.changed = None if digest == record.digest else digest
+
+    def changed(self) -> dict[str, tuple[Any, str]]:
+        """Return the inputs that have changed, with their new digests, by name."""
+        return {
+            name: (self[name], record.changed)
+            for name, record in self.records.items()
+            if record.changed is not None
+        }
+
+    def name_of(self, obj: object) -> str | None:
+        """Return the name of the input that an object is."""
+        names = (name for name in self._values if self[name] is obj)
+        return next(names, None)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an input itself; of an asset, its data."""
+        value = self._values[name]
+        return value.data if isinstance(value, Asset) else value
+
+    def _record(self, name: str, value: Any) -> Input:
+        record = Input(type_name(value))
+        try:
+            record.digest = content_digest_of(value)
+        except NoDigestError as error:
+            record.reason = str(error)
+        try:
+            record.settings = _settings(value)
+            origin = origins.find(value, self._store.path, record.digest)
+            record.derived_from = origin.derived_from
+            if origin.ref is not None and self._store.has(origin.ref):
+                record.ref = origin.ref
+            elif record.digest is not None and not isinstance(value, _CODE):
+                self._keep(record, name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of adapters, of the store, of the object's own code
+            record.reason = told(error)
+        return record
+
+    def _keep(self, record: Input, name: str) -> None:
+        assert record.digest is not None
+        if name in self._private:
+            record.reason = "it wasn't kept, since something in it has a name that looks secret"
+            return
+        try:
+            record.ref = self._store.keep(self[name], record.digest, limit=self._limit)
+        except FlowymlError as error:
+            record.reason = f"it wasn't kept: {error}"
+        else:
+            if record.ref is None:
+                record.reason = (
+                    f"it has more than {self._limit} bytes, and nothing as large is kept unless "
+                    f"@step(keep_inputs=True) says so"
+                )
+
+
+_CODE = (types.FunctionType, type)
+
+
+def _settings(value: Any) -> dict[str, Any]:
+    if isinstance(value, (*_CODE, Asset)):
+        return {}
+    materializer = adapters.materializer_of(value)
+    return {} if materializer is None else {**describe(dict(materializer.settings(value)))}
