@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib
 import io
@@ -18,10 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attr
+import attr._make
 import pytest
 
 import flowyml
-from flowyml.code import describe, differences, modules, source_of
+from flowyml.code import code_in, describe, differences, modules, source_of
 from flowyml.records import Code
 
 
@@ -367,6 +370,29 @@ CHANGES = {
         "yield 1",
         "yield 2",
     ),
+    "what a wrapper only refers to": (
+        "import functools\ndef wrap(f):\n    def w(x): return w.__wrapped__(x)\n"
+        "    return functools.update_wrapper(w, f)\ndef f(x): return 1\nf = wrap(f)\n"
+        "def step(x): return f(x)",
+        "return 1",
+        "return 2",
+    ),
+    "one of many constants": (
+        f"def step(x): return [{', '.join(f'x + {item}' for item in range(400))}]",
+        "x + 399]",
+        "x + 143]",
+    ),
+    "what an exception handler covers": (
+        "def step(x):\n    try:\n        x()\n        x()\n    finally:\n        x.y\n",
+        "    try:\n        x()\n",
+        "    x()\n    try:\n",
+    ),
+    "a module of a module that it imports": (
+        "import helpers\nhelpers = __import__('helpers')\nhelpers.RATE = 1\n"
+        "def step(x):\n    import train as t\n    return t.helpers.RATE",
+        "RATE = 1",
+        "RATE = 2",
+    ),
     "a bound method": (
         "class A:\n    def __init__(self, k): self.k = k\n    def get(self, x): return x * self.k\n"
         "f = A(1).get\ndef step(x): return f(x)",
@@ -397,11 +423,13 @@ CHANGES = {
 def test_a_change_of(name: str, project: Project) -> None:
     text, old, new = CHANGES[name]
     assert old in text
-    before, after = project.describe(text), project.describe(text.replace(old, new))
+    others = {"helpers": ""}
+    before = project.describe(text, **others)
+    after = project.describe(text.replace(old, new), **others)
     assert before.digest != after.digest
     assert differences(before, after)
     assert before.unknown == after.unknown == ()
-    again = project.describe(text)
+    again = project.describe(text, **others)
     assert (again.digest, again.parts) == (before.digest, before.parts)
 
 
@@ -437,6 +465,20 @@ NO_CHANGES = {
     "a logger": (
         "import logging\nLOG = logging.getLogger('a')\ndef step(x):\n    LOG.info(x)\n",
         "import logging\nLOG = logging.getLogger('b')\ndef step(x):\n    LOG.info(x)\n",
+    ),
+    "where the module is": (
+        "from pathlib import Path\ndef step(x): return Path(__file__), __name__",
+        "from pathlib import Path\n\ndef step(x): return Path(__file__), __name__",
+    ),
+    "the order in which variables are set": (
+        "class A: pass\na = A()\na.x, a.y = 1, 2\ndef step(x): return a",
+        "class A: pass\na = A()\na.y, a.x = 2, 1\ndef step(x): return a",
+    ),
+    "a property that has been computed": (
+        "import functools\nclass A:\n    @functools.cached_property\n    def x(self): return 1\n"
+        "a = A()\ndef step(x): return a",
+        "import functools\nclass A:\n    @functools.cached_property\n    def x(self): return 1\n"
+        "a = A()\na.x\ndef step(x): return a",
     ),
     "line breaks": (
         "def step(x):\n    return x + 1\n",
@@ -591,6 +633,34 @@ def test_a_traced_function_has_the_digest_of_an_untraced_one(project: Project) -
     finally:
         sys.settrace(before)
     assert traced.digest == project.describe(text).digest
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="sys.monitoring is new in 3.12")
+def test_a_monitored_function_has_the_digest_of_an_unmonitored_one(project: Project) -> None:
+    text = "def step(x):\n    return [item + 1.5 for item in range(x) if str(item)]\n"
+    train = project.load(text)
+    monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
+    monitoring.use_tool_id(4, "test")
+    try:
+        events = monitoring.events
+        monitoring.set_local_events(4, train.step.__code__, events.LINE | events.INSTRUCTION)
+        train.step(50)
+        monitored = describe(train.step)
+    finally:
+        monitoring.free_tool_id(4)
+    assert monitored.digest == project.describe(text).digest
+
+
+def test_the_table_of_handlers_is_part_of_the_code() -> None:
+    def step(x: Any) -> Any:
+        try:
+            return x()
+        except ValueError:
+            return 0
+
+    other = types.FunctionType(step.__code__.replace(co_exceptiontable=b""), globals())
+    parts = [describe(function).parts for function in (step, other)]
+    assert parts[0] != parts[1]
 
 
 def test_two_processes_agree_whatever_their_hash_seed_and_however_it_is_started(
@@ -801,22 +871,104 @@ def test_values_of_different_types_have_different_digests() -> None:
     assert len({describe(with_global(value)).digest for value in values}) == len(values)
 
 
-def test_an_array_is_read_by_the_function_given() -> None:
-    class Weights:
-        __slots__ = ()
-
+def test_what_only_an_adapter_can_read_is_read_by_the_function_given() -> None:
     seen = []
 
     def digest_of(value: Any) -> str:
         seen.append(value)
         return "aa"
 
-    weights = Sampler(1)
-    code = describe(with_global([weights]), digest_of)
+    sampler = Sampler(1)
+    code = describe(with_global([sampler]), digest_of)
     assert code.unknown == ()
-    assert seen == [weights]
-    assert code.digest != describe(with_global([weights]), lambda _: "bb").digest
+    assert seen == [sampler]
+    assert code.digest != describe(with_global([sampler]), lambda _: "bb").digest
     assert f"{__name__}.Sampler" in code.parts
+
+
+class Layer:
+    def __init__(self, inner: Any = None) -> None:
+        self.inner = inner
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+def test_the_classes_in_an_object_that_an_adapter_reads_are_followed() -> None:
+    library = argparse.Namespace(layers={"a": [Layer()]})
+    adapted = attr._make.Factory(library)  # an object of a library's class
+    code = describe(with_global(adapted), lambda _: "aa")
+    assert f"{__name__}.Layer.forward" in code.parts
+
+
+def hook(x: Any) -> Any:
+    return x
+
+
+def test_the_code_in_arguments_is_found_wherever_it_is_held() -> None:
+    assert code_in([1, "a", [2.0], len, int, attr.Factory, random.Random(1)]) == ()
+    assert code_in([Layer()]) == (Layer,)
+    assert code_in([{"a": (Layer,)}]) == (Layer,)
+    assert code_in([argparse.Namespace(a=[hook])]) == (hook,)
+    assert code_in([Layer(Sampler(1))]) == (Layer, Sampler)
+    assert code_in([Layer(types.MappingProxyType({"a": hook}))]) == (Layer, hook)
+    cycle = Layer()
+    cycle.inner = [cycle]
+    assert code_in([cycle]) == (Layer,)
+    assert code_in([Broken(), BrokenClass(), BrokenClass, [Broken()]]) == (Broken, BrokenClass)
+
+
+def test_numpy_s_values_have_digests() -> None:
+    numpy = pytest.importorskip("numpy", reason="a library whose objects are written in C")
+    values = [
+        *(numpy.exp, numpy.log, numpy.mean, numpy.float32, numpy.dtype("f4"), numpy.float64(1)),
+        *(numpy.arange(3), numpy.arange(4), numpy.arange(3.0), numpy.random.default_rng(0)),
+        numpy.random.default_rng(1),
+    ]
+    codes = [describe(with_global(value)) for value in values]
+    assert [code.unknown for code in codes] == [()] * len(values)
+    assert [code.libraries.get("numpy") for code in codes] == [numpy.__version__] * len(values)
+    assert len({code.digest for code in codes}) == len(values)
+    assert [describe(with_global(value)).digest for value in values] == [
+        code.digest for code in codes
+    ]
+
+
+def test_what_python_code_gives_to_pickle_is_no_digest() -> None:
+    numpy = pytest.importorskip("numpy", reason="a library whose objects are written in C")
+    assert describe(with_global(numpy.ma.arange(3))).unknown == (
+        "the global 'train.VALUE', a numpy.ma.MaskedArray, has no digest",
+    )
+
+
+def test_a_module_that_is_built_in_needs_no_file() -> None:
+    name = next(name for name in sys.builtin_module_names if name not in sys.modules)
+    namespace: dict[str, Any] = {"__name__": "train"}
+    exec(f"def step():\n    import {name}\n    return {name}", namespace)  # noqa: S102
+    code = describe(namespace["step"])
+    assert code.unknown == ()
+    assert set(code.parts) == {"<bytecode>", "train.step"}
+
+
+def test_whether_a_library_is_imported_already_does_not_matter(
+    run_python: Callable[..., str],
+) -> None:
+    said = run_python(
+        "from flowyml.code import describe\n"
+        "def step():\n"
+        "    import colorsys, blake3, wave as w, no.such, no_such\n"
+        "    from colorsys import rgb_to_hsv\n"
+        "    from blake3 import blake3 as hash\n"
+        "    from xml.etree import ElementTree\n"
+        "    return colorsys.rgb_to_hsv, w.Error, ElementTree.parse, no.such\n"
+        "import sys\n"
+        "sys.modules.pop('blake3')\n"
+        "before = describe(step)\n"
+        "assert not {'colorsys', 'wave', 'xml'} & set(sys.modules), 'describing has imported it'\n"
+        "import colorsys, blake3, wave, xml.etree.ElementTree\n"
+        "print(describe(step) == before, sorted(before.libraries), before.unknown)\n"
+    )
+    assert said == "True ['blake3'] ()\n"
 
 
 def test_a_library_is_noted_and_not_followed(project: Project) -> None:

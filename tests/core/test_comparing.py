@@ -415,6 +415,22 @@ def test_damaged_files_are_not_compared(store: Store) -> None:
         compare_assets(store, "it@v1", store, "it@v2")
 
 
+def test_nothing_of_damaged_files_is_handed_out(
+    store: Store, toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in (1, 1 << 18):  # a large file is checked while others go on
+        saved = [store.save(toy([float(i)] * size), f"toy{size}") for i in range(2)]
+        path = _blob(store, saved[1], "parts/weights.json")
+        path.chmod(0o644)
+        path.write_bytes(bytes(path.stat().st_size))
+        materializer = adapters.materializer("toy.model")
+        handed_out: list[str] = []
+        monkeypatch.setattr(materializer, "compare", lambda *saved: handed_out.append("both"))  # noqa: B023
+        with pytest.raises(IntegrityError, match="damaged"):
+            compare_assets(store, f"toy{size}@v1", store, f"toy{size}@v2")
+        assert handed_out == []
+
+
 def test_a_missing_version_is_told(store: Store) -> None:
     store.save(1, "it")
     with pytest.raises(AssetNotFoundError, match="it@v7"):
@@ -486,6 +502,6 @@ def test_a_file_that_is_no_array_is_told(store: Store, tmp_path: Path) -> None:
         materializer.compare(bad, good)
 
 
-def _blob(store: Store, asset: Any) -> Path:
-    digest = asset.stored.files[0].digest
+def _blob(store: Store, asset: Any, path: str = "array.npy") -> Path:
+    (digest,) = (file.digest for file in asset.stored.files if file.path == path)
     return store.path / "blobs" / digest[:2] / digest[2:]

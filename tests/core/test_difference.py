@@ -16,6 +16,7 @@ import pytest
 from flowyml import Asset, Model, Store, encoding
 from flowyml.difference import Difference, diff
 from flowyml.difference.items import MISSING
+from flowyml.difference.provenance import Made, Provenance
 from flowyml.errors import AssetNotFoundError, IntegrityError, StoreError
 from flowyml.properties import Metadata
 from flowyml.records import (
@@ -86,6 +87,10 @@ def stored(
 
 def kinds(difference: Difference) -> list[str]:
     return [cause.kind for cause in difference.explain()]
+
+
+def causes(difference: Difference) -> list[tuple[str, tuple[str, ...]]]:
+    return [(cause.kind, cause.steps) for cause in difference.explain()]
 
 
 # Which two things are meant
@@ -407,6 +412,16 @@ def test_runs_compare_what_they_stored(store: Store) -> None:
     assert "net@v1 can't be read" in found.text()
 
 
+def test_values_of_several_outputs_are_in_one_order(store: Store) -> None:
+    for run_id, values in ((A, (1.0, 1.0)), (B, (1.5, 3.0))):
+        outputs = [
+            attrs.evolve(stored(store, np.full(4, value), name, run_id), key=name)
+            for name, value in zip(("x", "y"), values, strict=True)
+        ]
+        write(store, run_id, [call(outputs=outputs)])
+    assert [change.norm for change in diff(store, A, B).values] == [4.0, 1.0]
+
+
 def test_a_ref_of_another_store_is_not_taken_for_one_of_this(store: Store, runs: Any) -> None:
     store.save([1], "net")
     found = runs([call(outputs=made("a", ref="net@v1"))], [call(outputs=made("b", ref="net@v1"))])
@@ -421,12 +436,12 @@ def test_versions_are_explained_by_the_calls_that_made_them(store: Store) -> Non
     found = diff(store, "net@v1", "net@v2")
     assert [(e.name, e.before, e.after) for e in found.hyperparameters] == [("lr", 0.1, 0.2)]
     (cause,) = found.explain()
-    assert (cause.kind, cause.step, cause.evidence) == (
+    assert (cause.kind, cause.steps, cause.evidence) == (
         "hyperparameters",
-        "train",
+        ("train",),
         ("lr  0.1 → 0.2",),
     )
-    assert "1. 'train' was called with other settings: 'lr'.\n     lr  0.1 → 0.2" in (
+    assert "1. Other settings were given to 'train': 'lr'.\n     lr  0.1 → 0.2" in (
         found.explanation()
     )
 
@@ -514,8 +529,8 @@ def test_causes_come_in_the_order_of_their_likelihood(runs: Any, monkeypatch: An
         ),
         code=([before], [after]),
     )
-    causes = found.explain()
-    assert [(cause.kind, cause.evidence) for cause in causes[4:]] == [
+    explained = found.explain()
+    assert [(cause.kind, cause.evidence) for cause in explained[4:]] == [
         ("packages", ("torch 2.12.0 → 2.13.0",)),
         ("python", ("Python 3.11.9 → 3.12.0",)),
         ("hardware", ("CPU: x → y",)),
@@ -523,10 +538,10 @@ def test_causes_come_in_the_order_of_their_likelihood(runs: Any, monkeypatch: An
         ("other packages", ("tabulate 1.0 → 2.0",)),
         (
             "unrecorded",
-            ("the argument 'sampler' of 'train' has no digest: no materializer handles a Sampler",),
+            ("the argument 'sampler' has no digest: no materializer handles a Sampler",),
         ),
     ]
-    assert [cause.kind for cause in causes[:4]] == ["code", "inputs", "hyperparameters", "seed"]
+    assert kinds(found)[:4] == ["code", "inputs", "hyperparameters", "seed"]
     assert "hostname" not in found.explanation()
 
 
@@ -574,12 +589,15 @@ def test_without_a_seed_the_random_states_are_the_cause(runs: Any) -> None:
     other = {**RANDOM, "torch": DIGESTS["0"]}
     (cause,) = runs(*differing({"seeded": False}, {"seeded": False, "random": other})).explain()
     assert cause.kind == "seed"
-    assert "the random generators of 'torch' were in other states" in cause.sentence
+    assert (
+        "On entry to 'train', the random generators of 'torch' were in other states"
+        in cause.sentence
+    )
     assert kinds(runs(*differing({"seeded": False}, {"seeded": False}))) == ["nondeterminism"]
     nothing = {"seeded": False, "random": {}, "random_after": {}}
     found = runs(*differing(nothing, nothing))
     assert kinds(found) == ["unrecorded", "nondeterminism"]
-    assert "no seed was applied to 'train'" in found.explain()[0].evidence[0]
+    assert "no seed was applied" in found.explain()[0].evidence[0]
 
 
 def test_a_generator_that_nobody_drew_from_is_no_cause(runs: Any) -> None:
@@ -603,7 +621,7 @@ def test_a_seed_from_which_nothing_was_drawn_hardly_is_the_cause(runs: Any) -> N
         )
     )
     assert kinds(found) == ["unrecorded", "nondeterminism"]
-    assert "drew from no random generator whose state is recorded" in found.explanation()
+    assert "nothing was drawn from a generator whose state is recorded" in found.explanation()
 
 
 def test_an_input_without_a_digest_may_be_the_cause_and_its_settings_count(runs: Any) -> None:
@@ -613,6 +631,9 @@ def test_an_input_without_a_digest_may_be_the_cause_and_its_settings_count(runs:
     assert kinds(found) == ["unrecorded", "nondeterminism"]
     found = runs(*differing({"inputs": {"x": given}}, {"inputs": {"x": longer}}))
     assert kinds(found) == ["inputs", "unrecorded"]
+    known = attrs.evolve(given, digest=DIGESTS["a"], ref="data@v1", reason=None)
+    found = runs(*differing({"inputs": {"x": known}}, {"inputs": {"x": given}}))
+    assert kinds(found) == ["unrecorded", "nondeterminism"]
 
 
 def test_an_input_with_equal_content_is_no_cause(runs: Any) -> None:
@@ -637,7 +658,7 @@ def test_an_input_is_followed_to_the_earlier_step_that_made_it_so(runs: Any) -> 
         ]
 
     found = runs(steps(1, "a", "c"), steps(2, "b", "d"))
-    assert [(cause.kind, cause.step) for cause in found.explain()] == [("hyperparameters", "load")]
+    assert causes(found) == [("hyperparameters", ("load",))]
     assert found.upstream == ()
 
 
@@ -650,7 +671,7 @@ def test_what_an_earlier_step_changed_in_place_is_followed(runs: Any) -> None:
         ]
 
     found = runs(steps(0.1, "a", "c"), steps(0.2, "b", "d"))
-    assert [(cause.kind, cause.step) for cause in found.explain()] == [("hyperparameters", "fit")]
+    assert causes(found) == [("hyperparameters", ("fit",))]
 
 
 def test_an_input_is_followed_into_earlier_runs(store: Store) -> None:
@@ -671,9 +692,7 @@ def test_an_input_is_followed_into_earlier_runs(store: Store) -> None:
         write(store, run_id, [call(inputs=given, outputs=[net])])
     for found in (diff(store, "net@v1", "net@v2"), diff(store, "20250101-tr", "20250102-tr")):
         assert [step.name for step in found.upstream] == ["clean", "load"]
-        assert [(cause.kind, cause.step) for cause in found.explain()] == [
-            ("hyperparameters", "load")
-        ]
+        assert causes(found) == [("hyperparameters", ("load",))]
 
 
 def test_a_step_is_explained_by_those_that_it_called(runs: Any) -> None:
@@ -684,19 +703,39 @@ def test_a_step_is_explained_by_those_that_it_called(runs: Any) -> None:
         ]
 
     found = runs(steps(0.1, "a", "c"), steps(0.2, "b", "d"))
-    assert [(cause.kind, cause.step) for cause in found.explain()] == [("hyperparameters", "train")]
+    assert causes(found) == [("hyperparameters", ("train",))]
 
 
-def test_a_caller_is_not_taken_for_the_maker_of_what_it_passes_on(runs: Any) -> None:
-    def steps(rate: float, digest: str, result: str) -> list[StepRecord]:
-        return [
-            call("load", hyperparameters={"rate": rate}, outputs=made(digest)),
-            call("pipeline", outputs=made(digest)),
-            call(parent=1, inputs={"x": Input("list", DIGESTS[digest])}, outputs=made(result)),
-        ]
+def test_the_maker_of_an_input_is_the_last_call_before_and_not_the_caller(store: Store) -> None:
+    given = Input("list", DIGESTS["a"])
+    steps = [
+        call("first", outputs=made("a")),
+        call("second", outputs=made("a")),
+        call("pipeline", outputs=made("a")),
+        call(parent=2, inputs={"x": given}),
+        call("later", outputs=made("a")),
+    ]
+    run = RunRecord(A, "nightly", THEN, steps=steps)
+    maker = Provenance(store).maker_of_input(Made(run, 3), given)
+    assert maker is not None
+    assert maker.step.name == "second"
+    assert Provenance(store).maker_of_input(Made(run, 0), given) is None
 
-    found = runs(steps(0.1, "a", "c"), steps(0.2, "b", "d"))
-    assert [(cause.kind, cause.step) for cause in found.explain()] == [("hyperparameters", "load")]
+
+def test_the_maker_of_an_input_is_the_call_that_really_ran(store: Store) -> None:
+    write(store, C, [call("other"), call("load", outputs=made("a"))])
+    again = call("load", cached_from=f"{C}/1", outputs=made("a"))
+    given = Input("list", DIGESTS["a"])
+    for cached, place in (
+        (again, f"{C}/1"),
+        (attrs.evolve(again, cached_from=f"{C}/7"), f"{A}/0"),
+        (attrs.evolve(again, cached_from="gone/0"), f"{A}/0"),
+        (attrs.evolve(again, cached_from=f"{A}/0"), f"{A}/0"),
+    ):
+        run = RunRecord(A, "nightly", THEN, steps=[cached, call()])
+        maker = Provenance(store).maker_of_input(Made(run, 1), given)
+        assert maker is not None
+        assert maker.place == place
 
 
 def test_causes_in_a_thousand_generations_are_found(runs: Any) -> None:
@@ -708,8 +747,21 @@ def test_causes_in_a_thousand_generations_are_found(runs: Any) -> None:
         ]
 
     found = runs(steps(1), steps(2))
-    assert [(cause.kind, cause.step) for cause in found.explain()] == [("seed", "f")]
+    assert causes(found) == [("seed", ("f",))]
     assert "… and 980 more" in found.text()
+
+
+def test_calls_with_one_cause_are_named_together(runs: Any) -> None:
+    def steps(rate: float, letter: str) -> list[StepRecord]:
+        outputs = [made(f"{letter}{number:063d}") for number in range(100)]
+        return [call(hyperparameters={"lr": rate}, outputs=output) for output in outputs]
+
+    (cause,) = runs(steps(0.1, "a"), steps(0.2, "b")).explain()
+    assert cause.sentence == (
+        "Other settings were given to 'train', 'train #2', 'train #3', 'train #4', 'train #5' and "
+        "95 more: 'lr'."
+    )
+    assert len(cause.steps) == 100
 
 
 def test_a_failure_is_explained(runs: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import warnings
@@ -350,7 +351,7 @@ def no_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     refused: list[str] = []
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
-        if active and event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]:
+        if active and event == "open" and arguments[2] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR):
             refused.append(str(arguments[0]))
         if active and event in ("os.mkdir", "tempfile.mkstemp", "tempfile.mkdtemp"):
             refused.append(event)
@@ -440,6 +441,22 @@ class Watched(nn.Module):
         self.handles = [self.early.register_forward_pre_hook(scaled) for _ in range(3)]
         self.handles.append(self.early.register_forward_pre_hook(scaled, with_kwargs=True))
         self.handles[1].remove()
+
+
+def test_hooks_count_by_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(first: int) -> list[Any]:
+        monkeypatch.setattr("torch.utils.hooks.RemovableHandle.next_id", first)
+        torch.manual_seed(0)
+        net = Watched()
+        net.of_gradients = net.early.weight.register_hook(scaled)  # in a dict that is no module's
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        optimizer.register_step_pre_hook(scaled)
+        return [net, optimizer]
+
+    assert digest_in_memory(built(0)) == digest_in_memory(built(1000))
+    other = built(0)
+    other[0].early._forward_pre_hooks.move_to_end(other[0].handles[0].id)
+    assert digest_in_memory(other) != digest_in_memory(built(0))
 
 
 def test_hooks_that_are_counted_anew_can_still_be_removed(store: Store) -> None:

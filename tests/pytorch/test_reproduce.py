@@ -133,22 +133,30 @@ def test_what_differs_is_told_tensor_by_tensor(store: Store) -> None:
     )
 
 
-def test_a_model_and_its_optimizer_as_arguments_have_nothing_in_common_any_more(
-    store: Store,
+@step
+def one_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, data: torch.Tensor
 ) -> None:
-    @step
-    def one(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        model(torch.ones(2, 4)).sum().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    model(data).sum().backward()
+    optimizer.step()
+    scheduler.step()
+    optimizer.zero_grad()
 
+
+def test_arguments_that_had_parts_in_common_have_them_again(store: Store) -> None:
     torch.manual_seed(0)
     model = Net().eval()
-    with run("a", store=store):
-        one(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with run("a", store=store) as r:
+        one_step(model, optimizer, scheduler, torch.ones(2, 4))
+    inputs = r.steps[0].inputs
+    together = {inputs[name].within for name in ("model", "optimizer", "scheduler")}
+    assert len(together) == 1
+    assert None not in together
+    assert inputs["data"].within is None
     found = reproduce(last(store), store)
-    assert not found.identical
-    assert "two that had parts in common, as a model and its optimizer have" in found.text()
+    assert found.identical, found.text()
 
 
 def python(*arguments: object, folder: Path, status: int = 0) -> str:

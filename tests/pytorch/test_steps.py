@@ -21,14 +21,121 @@ def test_a_returned_module_is_saved_through_torch_save(store: Store) -> None:
     assert store.get("train").stored.materializer == "pytorch.module"
 
 
-def test_modules_loaders_and_tensors_are_inputs_by_type(store: Store) -> None:
+def test_modules_loaders_and_tensors_are_inputs_by_content(store: Store) -> None:
     @step
     def train(model: nn.Module, x: torch.Tensor, lr: float, scale: torch.Tensor) -> None: ...
 
-    train(nn.Linear(1, 1), torch.ones(3), 0.1, torch.tensor(2.0))
+    model = nn.Linear(1, 1)
+    train(model, torch.ones(3), 0.1, torch.tensor(2.0))
     record = runs()[0].steps[0]
     assert record.hyperparameters == {"lr": 0.1, "scale": 2.0}
-    assert record.inputs == {"model": "torch.nn.modules.linear.Linear", "x": "torch.Tensor"}
+    assert {name: found.type for name, found in record.inputs.items()} == {
+        "model": "torch.nn.modules.linear.Linear",
+        "x": "torch.Tensor",
+        "scale": "torch.Tensor",
+    }
+    assert record.inputs["model"].digest == store.save(model, "m").digest
+    assert record.inputs["x"].digest == store.save(torch.ones(3), "x").digest
+
+
+def batches(model: nn.Module, data: torch.Tensor, epochs: int) -> list[float]:
+    """Train a module in place."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(epochs):
+        optimizer.zero_grad()
+        loss = model(data).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_training_in_place_makes_a_version_derived_from_the_old(store: Store) -> None:
+    @step
+    def tune(model: nn.Module, data: torch.Tensor) -> Model:
+        history = batches(model, data, 2)
+        return Model.from_pytorch(model, "net", training_history={"loss": history})
+
+    store.save(nn.Linear(3, 1), "net")
+    store.save(data := torch.ones(4, 3), "data")
+    tuned = tune(store.load("net"), data)
+    assert tuned.ref == "net@v2"
+    assert [(parent.ref, parent.relation) for parent in store.get("net@v2").parents] == [
+        ("net@v1", "parent"),
+        ("data@v1", "trained_on"),
+    ]
+    found = runs()[0].steps[0].inputs["model"]
+    assert (found.ref, found.digest) == ("net@v1", store.get("net@v1").digest)
+    assert found.changed == tuned.digest
+
+
+def test_a_module_that_is_trained_in_place_and_not_returned_is_recognised(store: Store) -> None:
+    @step
+    def tune(model: nn.Module) -> list[float]:
+        return batches(model, torch.ones(4, 3), 1)
+
+    @step
+    def score(model: nn.Module) -> float:
+        return 0.5
+
+    store.save(model := nn.Linear(3, 1), "net")
+    tune(model)
+    score(model)
+    first, second = (record.steps[0].inputs["model"] for record in runs())
+    assert (first.ref, second.ref) == ("net@v1", f"kept@{second.digest}")
+    assert second.derived_from == "net@v1"
+    assert second.digest == first.changed
+
+
+def test_optimizers_schedulers_and_losses_are_described(store: Store) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+
+    @step
+    def train(optimizer: Any, scheduler: Any, loss: nn.Module) -> None: ...
+
+    train(
+        optimizer,
+        torch.optim.lr_scheduler.StepLR(optimizer, 7),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+    )
+    inputs = runs()[0].steps[0].inputs
+    assert inputs["optimizer"].settings["class"] == "torch.optim.adamw.AdamW"
+    assert inputs["optimizer"].settings["lr"] == 0.02
+    assert inputs["scheduler"].settings["step_size"] == 7
+    assert inputs["loss"].settings["label_smoothing"] == 0.1
+
+
+def test_a_loop_that_changes_a_module_is_cached_with_what_it_does_to_it(store: Store) -> None:
+    calls = []
+
+    @step(cache=True)
+    def tune(model: nn.Module, data: torch.Tensor) -> Model:
+        calls.append(1)
+        batches(model, data, 2)
+        return Model.from_pytorch(model, "net")
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(3, 1)
+
+    data = torch.ones(4, 3)
+    first, second = fresh(), fresh()
+    made, taken = tune(first, data), tune(second, data)
+    assert calls == [1]
+    assert torch.equal(first.weight, second.weight)
+    assert not torch.equal(first.weight, fresh().weight)
+    assert taken.data is second
+    assert (taken.ref, taken.digest) == (made.ref, made.digest)
+    assert store.versions("net") == ["v1"]
+    with torch.no_grad():
+        third = fresh()
+        third.weight[0, 1] += 1e-3
+    tune(third, data)
+    data[2, 1] = 2
+    tune(fresh(), data)
+    assert calls == [1, 1, 1]
 
 
 def test_a_seed_reaches_torch_and_the_outer_state_is_put_back(store: Store) -> None:

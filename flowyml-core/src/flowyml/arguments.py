@@ -89,13 +89,20 @@ def describe(bound: inspect.BoundArguments) -> Call:
 
 
 def _describe_rest(name: str, values: tuple[Any, ...], call: Call) -> list[Any]:
-    if values and all(_scalar(value) is not NotImplemented for value in values):
+    if values and all(map(_is_setting, values)):
         form = _argument(name, list(values), call)
         if form[0] == "value":
             return list(form[1])
         call.hyperparameters.pop(name, None)
         call.inputs.pop(name, None)
     return [_argument(f"{name}[{index}]", value, call) for index, value in enumerate(values)]
+
+
+def _is_setting(value: Any) -> bool:
+    try:
+        return _scalar(value) is not NotImplemented
+    except Exception:  # it is too much, or its own code may raise anything
+        return False
 
 
 def _argument(name: str, value: Any, call: Call) -> Any:
@@ -154,6 +161,8 @@ class _Describer:
         return self._container(name, value, (*above, id(value)))
 
     def _named(self, name: str, value: Any) -> Any:
+        if not isinstance(value.__module__, str):  # a method of an object, as random.random is
+            return self._input(name, value)
         dotted = f"{value.__module__}.{value.__qualname__}"
         self._call.hyperparameters[name] = dotted
         if isinstance(value, (types.FunctionType, type)):

@@ -26,7 +26,7 @@ _PIECE = 16 << 20
 _ELEMENTS = 1 << 18
 """Elements of a piece to be compared; some arrays of this length are there at a time."""
 
-_LARGEST_HEADER = 1 << 24
+_LARGEST_HEADER = 1 << 20
 """Characters. Unless it is told, NumPy reads no more than 10,000: too few for some tables."""
 
 

@@ -6,6 +6,7 @@ Everything here reads metadata only, so that no framework is ever imported.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import traceback
@@ -28,12 +29,12 @@ from flowyml.summary import size_of
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, or 1 when something failed or is damaged."""
     parsed = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = parsed.command
+    command: Callable[[argparse.Namespace], int | None] = parsed.command
     try:
         with warnings.catch_warnings(), _output_of_ours_alone():
             warnings.showwarning = _show_warning
             warnings.simplefilter("always", FlowymlWarning)  # shown, also where -W error is set
-            command(parsed)
+            return command(parsed) or 0
     except (FlowymlError, ValueError) as error:
         print(f"flowyml: {error}", file=sys.stderr)
         return 1
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=lambda _: parser.print_help())
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(name: str, help: str, function: Callable[[argparse.Namespace], None]) -> Any:
+    def add(name: str, help: str, function: Callable[[argparse.Namespace], int | None]) -> Any:
         command = commands.add_parser(name, help=help, description=help)
         command.set_defaults(command=function)
         return command
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--store", help="the store's directory ($FLOWYML_STORE or ./.flowyml)")
 
-    def of_store(name: str, help: str, function: Callable[[argparse.Namespace], None]) -> Any:
+    def of_store(name: str, help: str, function: Callable[[argparse.Namespace], int | None]) -> Any:
         command = commands.add_parser(name, help=help, description=help, parents=[where])
         command.set_defaults(command=function)
         return command
@@ -111,6 +112,22 @@ def _parser() -> argparse.ArgumentParser:
     for command in shown:
         command.add_argument("--json", action="store_true", help="print JSON")
     shown[1].add_argument("ref", help="name[@version]")
+    repeated = of_store("reproduce", "run a run again, and compare its results", _reproduce)
+    repeated.add_argument("run", metavar="RUN", help="its id, or as much of it as no other has")
+    repeated.add_argument(
+        "--trust",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a class that loading the arguments may import, or mypkg.*; may be repeated",
+    )
+    repeated.add_argument(
+        "--argument",
+        metavar="NAME=JSON",
+        action="append",
+        default=[],
+        help="the value of an argument that was masked or isn't in the store; may be repeated",
+    )
     verify = of_store("verify", "compare every byte with its digest", _verify)
     verify.add_argument("ref", nargs="?", help="name[@version]; everything by default")
     delete = of_store("delete", "delete one version", _delete)
@@ -321,6 +338,34 @@ def _runs(parsed: argparse.Namespace) -> None:
         for record in records
     ]
     _print_table(("run", "name", "status", "duration", "outputs"), rows)
+
+
+def _reproduce(parsed: argparse.Namespace) -> int:
+    from flowyml.reproducing import reproduce
+
+    arguments = dict(map(_argument, parsed.argument))
+    output = sys.stdout
+    with redirect_stdout(sys.stderr):  # what the steps print
+        found = reproduce(
+            parsed.run,
+            _store(parsed),
+            arguments=arguments,
+            trust=parsed.trust,
+            tell=lambda line: print(line, file=output, flush=True),
+        )
+    print(found)
+    return 0 if found.identical else 1
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError as error:
+        raise ValueError(
+            f"--argument takes NAME=JSON, as in --argument 'api_key=\"abc\"'; the value of "
+            f"{name!r} is no JSON: {error}."
+        ) from error
 
 
 def _as_data(asset: Asset) -> dict[str, Any]:

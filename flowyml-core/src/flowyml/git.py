@@ -128,6 +128,8 @@ class Git:
         words = (line.split(b" ", 2) for line in lines if line.startswith(b"# branch."))
         head = {each[1]: os.fsdecode(each[2]) for each in words if len(each) == 3}
         commit, branch = head.get(b"branch.oid"), head.get(b"branch.head")
+        if commit is None or branch is None:
+            return None
         return Status(
             None if commit == "(initial)" else commit,
             None if branch == "(detached)" else branch,

@@ -12,7 +12,7 @@ from typing import Any
 from flowyml import adapters, origins
 from flowyml.arguments import Call
 from flowyml.assets import Asset, Parent, Relation
-from flowyml.errors import FlowymlError, told
+from flowyml.errors import AdapterWarning, FlowymlError, told, warn
 from flowyml.identity import NoDigestError, content_digest_of
 from flowyml.models import is_model
 from flowyml.names import parse_ref
@@ -46,7 +46,9 @@ class Inputs:
         self._store = store
         self._limit = limit
         self.lost: list[str] = []
-        self.records = {name: self._record(name, value) for name, value in call.inputs.items()}
+        self.records = {name: self._record(value) for name, value in call.inputs.items()}
+        if limit != 0:
+            self._keep_all()
 
     def parents(self, of_model: bool) -> tuple[Parent, ...]:
         """Return the inputs that are assets, as parents of an output.
@@ -97,7 +99,7 @@ class Inputs:
         value = self._values[name]
         return value.data if isinstance(value, Asset) else value
 
-    def _record(self, name: str, value: Any) -> Input:
+    def _record(self, value: Any) -> Input:
         record = Input(type_name(value))
         try:
             record.digest = content_digest_of(value)
@@ -109,29 +111,60 @@ class Inputs:
             record.derived_from = origin.derived_from
             if origin.ref is not None and self._store.has(origin.ref):
                 record.ref = origin.ref
-            elif record.digest is not None and not isinstance(value, _CODE):
-                self._keep(record, name)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # of adapters, of the store, of the object's own code
             record.reason = told(error)
         return record
 
-    def _keep(self, record: Input, name: str) -> None:
-        assert record.digest is not None
-        if name in self._private:
-            record.reason = "it wasn't kept, since something in it has a name that looks secret"
-            return
+    def _keep_all(self) -> None:
+        """Keep what isn't in the store, and together what has parts in common."""
+        for names in self._linked():
+            if len(names) > 1:
+                self._keep_together(names)
+        for name, record in self.records.items():
+            code = isinstance(self._values[name], _CODE)
+            if record.digest and not (record.ref or record.within or record.reason or code):
+                record.ref, record.reason = self._kept(self[name], record.digest, {name})
+
+    def _linked(self) -> list[list[str]]:
+        """Return the names of inputs in groups that have parts in common."""
+        groups: list[tuple[set[Any], list[str]]] = []
+        for name, record in self.records.items():
+            parts = _parts(self[name]) if record.digest else set()
+            met = [group for group in groups if group[0] & parts]
+            rest = [group for group in groups if not group[0] & parts]
+            joined = parts.union(*(group[0] for group in met))
+            groups = [*rest, (joined, [*(one for group in met for one in group[1]), name])]
+        return [names for _, names in groups]
+
+    def _keep_together(self, names: list[str]) -> None:
+        together = {name: self[name] for name in names}
         try:
-            record.ref = self._store.keep(self[name], record.digest, limit=self._limit)
+            digest = content_digest_of(together)
+        except NoDigestError:
+            return
+        ref, reason = self._kept(together, digest, set(names))
+        for name in names:
+            self.records[name].within = ref
+            self.records[name].reason = reason
+
+    def _kept(self, value: Any, digest: str, names: set[str]) -> tuple[str | None, str | None]:
+        """Keep an object; return its ref, or why it isn't kept."""
+        if names & self._private:
+            return None, "it wasn't kept, since something in it has a name that looks secret"
+        try:
+            ref = self._store.keep(value, digest, limit=self._limit)
         except FlowymlError as error:
-            record.reason = f"it wasn't kept: {error}"
-        else:
-            if record.ref is None:
-                record.reason = (
-                    f"it has more than {self._limit} bytes, and nothing as large is kept unless "
-                    f"@step(keep_inputs=True) says so"
-                )
+            return None, f"it wasn't kept: {error}"
+        except Exception as error:  # of the object's own code
+            return None, f"it wasn't kept: {told(error)}"
+        if ref is not None:
+            return ref, None
+        return None, (
+            f"it has more than {self._limit} bytes, and nothing as large is kept unless "
+            f"@step(keep_inputs=True) says so"
+        )
 
 
 _CODE = (types.FunctionType, type)
@@ -142,3 +175,15 @@ def _settings(value: Any) -> dict[str, Any]:
         return {}
     materializer = adapters.materializer_of(value)
     return {} if materializer is None else {**describe(dict(materializer.settings(value)))}
+
+
+def _parts(value: Any) -> set[Any]:
+    """Return what an object has that others may have too, as its adapter tells."""
+    try:
+        materializer = adapters.materializer_of(value)
+        return set() if materializer is None else set(materializer.parts(value))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        warn(f"The parts of a {type_name(value)} can't be told: {told(error)}", AdapterWarning)
+        return set()

@@ -9,7 +9,7 @@ it, so ``sys.modules.get(...)`` is enough.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -328,6 +328,15 @@ class Materializer(Recognizer):
         Such as an optimizer's class and learning rate, or a loader's batch size; JSON-able.
         """
         return {}
+
+    def parts(self, obj: Any) -> Collection[Hashable]:
+        """Return what tells whether an object has memory or objects in common with another one.
+
+        Such as the ids of the tensors in an optimizer and in its model. Arguments of a step that
+        have one of these in common are kept together, or they would have none when a run is
+        repeated: as a dict of them, which a materializer has to handle.
+        """
+        return ()
 
     def compare(self, before: Saved, after: Saved) -> Sequence[Change] | None:
         """Return how two saved objects differ, value by value; None if that isn't known.

@@ -28,12 +28,14 @@ class Scope:
         step: name of the step.
         inputs: what the step was given, where that is known in the store.
         saved: refs of what was saved.
+        store: the store that takes it all, in place of any other, while a run is repeated.
     """
 
     run: str
     step: str
     inputs: tuple[Parent, ...] = ()
     saved: list[str] = attrs.field(factory=list)
+    store: Any = None
 
 
 current_scope: ContextVar[Scope | None] = ContextVar("flowyml_scope", default=None)

@@ -137,9 +137,9 @@ def changed_arguments(then: StepRecord, now: Mapping[str, Any]) -> Iterator[Outp
         reason = "its values then weren't stored, as the step didn't return it"
         if after == record.digest:
             reason = (
-                "it wasn't changed this time. Each argument is loaded by itself, so two that had "
-                "parts in common, as a model and its optimizer have, have none now: make one of "
-                "them in the step, or pass both: arguments={...}"
+                "it wasn't changed this time. Two arguments that had parts in common, which their "
+                "adapter didn't tell, have none now: make one of them in the step, or pass both: "
+                "arguments={...}"
             )
         yield OutputReproduction(name, "argument", record.changed, after, reason=reason)
 

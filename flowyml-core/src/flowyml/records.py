@@ -86,6 +86,8 @@ class Input:
         settings: what its adapter says about it, such as an optimizer's learning rate.
         reason: why it has no digest, or isn't in the store.
         changed: its content digest after the call, when the step changed it in place.
+        within: ref of a dict in the store that holds it by its name, together with other inputs
+            that it has parts in common with.
     """
 
     type: str
@@ -95,6 +97,7 @@ class Input:
     settings: dict[str, Any] = attrs.field(factory=dict)
     reason: str | None = None
     changed: str | None = None
+    within: str | None = None
 
 
 @attrs.define

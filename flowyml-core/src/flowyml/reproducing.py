@@ -23,11 +23,12 @@ from flowyml.names import parse_ref
 from flowyml.records import RunRecord, StepRecord
 from flowyml.reproduction import Reproduction, StepReproduction
 from flowyml.running import Run, find_run, states_of
-from flowyml.scratch import Scratch
+from flowyml.scratch import Scratch, formats_of
 from flowyml.scripts import refuse_while_loading
 from flowyml.steps import Step, find
 from flowyml.store import Store
 from flowyml.store.catalog import is_kept
+from flowyml.trust import Trust
 
 
 def reproduce(
@@ -60,7 +61,7 @@ def reproduce(
     store = Store.of(store)
     record = find_run(run_id, store)
     _check_ended(record)
-    given = dict(arguments or {})
+    given, trusted = dict(arguments or {}), Trust.of(trust).patterns
     _check_needed(given, record)
     tell = tell or (lambda _: None)
     with ExitStack() as stack:
@@ -71,9 +72,9 @@ def reproduce(
         folder = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="flowyml-", ignore_cleanup_errors=True)
         )
-        scratch = Scratch(folder, list(_formats(record, store)))
+        scratch = Scratch(folder, formats_of(record.outputs, store))
         this_run = stack.enter_context(running.replay(record, scratch))
-        source = _Source(record, store, scratch, given, trust)
+        source = _Source(record, store, scratch, given, trusted)
         steps = [
             result
             for index, step in found.steps.items()
@@ -108,20 +109,6 @@ def _needed(step: StepRecord) -> Iterator[str]:
     yield from (name for name, value in step.hyperparameters.items() if value == calls.MASK)
 
 
-def _formats(record: RunRecord, store: Store) -> Iterator[str]:
-    """Yield the formats that outputs were stored in, each once: digests hang on them."""
-    seen: set[str] = set()
-    for ref in record.outputs:
-        try:
-            stored = store.get(ref).stored
-            Store(store.path, format=stored.format if stored else None)
-        except (StoreError, ValueError):  # it is gone, or its adapter is
-            continue
-        if stored is not None and stored.format not in seen:
-            seen.add(stored.format)
-            yield stored.format
-
-
 class _NotRepeatedError(FlowymlError):
     """A step can't be repeated."""
 
@@ -134,7 +121,7 @@ class _Source:
     store: Store
     scratch: Scratch
     given: Mapping[str, Any]
-    trust: Any
+    trust: tuple[str, ...]
 
 
 class _Repetition:
@@ -145,6 +132,7 @@ class _Repetition:
         self._index = index
         self._step = step
         self._then = source.record.steps[index]
+        self._together: dict[str, Any] = {}
         self._inputs: dict[str, Any] = {}
         self._notes: list[str] = []
         self._suspicions: list[str] = []
@@ -228,28 +216,34 @@ class _Repetition:
 
     def _load(self, name: str, step: StepRecord) -> Any:
         record = step.inputs[name]
-        if record.ref is None:
+        ref = record.within or record.ref
+        if ref is None:
             reason = f": {record.reason}" if record.reason else ""
             raise _NotRepeatedError(
                 f"its argument {name!r}, a {record.type}, isn't in the store{reason}. Pass it: "
                 f"arguments={{{name!r}: ...}}. @step(keep_inputs=True) keeps those of later runs."
             )
         try:
-            found = self._loaded(record.ref, record.type)
+            found = self._loaded(ref, name if record.within else None, record.type)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # of an adapter, or of trusted code
             text = str(error) if isinstance(error, FlowymlError) else told(error)
             raise _NotRepeatedError(
-                f"its argument {name!r} can't be loaded from {record.ref}: {text}"
+                f"its argument {name!r} can't be loaded from {ref}: {text}"
             ) from error
-        self._note_input(name, found, step, record.ref)
+        self._note_input(name, found, step, ref)
         return found
 
-    def _loaded(self, ref: str, type_of_input: str) -> Any:
+    def _loaded(self, ref: str, member: str | None, type_of_input: str) -> Any:
         assert isinstance(self._step, Step)
         store = Store.of(self._step.settings.store or self._source.store)
-        data = store.load(ref, trust=self._source.trust)
+        if member is None:
+            data = store.load(ref, trust=self._source.trust)
+        else:
+            if ref not in self._together:
+                self._together[ref] = store.load(ref, trust=self._source.trust)
+            data = self._together[ref][member]
         if type_of_input not in _ASSETS:
             return data
         asset = described(data) if is_kept(*parse_ref(ref)) else store.get(ref)

@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 
 from flowyml.assets import Asset
+from flowyml.errors import StoreError
 from flowyml.names import parse_ref, version_order
-from flowyml.store import Store
+from flowyml.store import Store, saving
 from flowyml.store.manifest import Manifest
 from flowyml.stored import Stored
 
@@ -50,3 +51,16 @@ class Scratch(Store):
             if self._catalog.commit(Manifest(to_write, details), folder):
                 return version
         return super()._publish(asset, name, stored, details, folder)
+
+
+def formats_of(refs: Iterable[str], store: Store) -> list[str]:
+    """Return the formats that versions are stored in, each once: digests hang on them."""
+    found: dict[str, None] = {}
+    for ref in refs:
+        try:
+            stored = store.get(ref).stored
+            if stored is not None:
+                found.update(dict.fromkeys(saving.checked_preference(stored.format)))
+        except (StoreError, ValueError):  # it is gone, or its adapter is
+            continue
+    return list(found)

@@ -318,7 +318,11 @@ class _Calling:
 
     def _attempt(self, index: int) -> Any:
         scope = origins.Scope(
-            self._run.id, self._step.name, self._inputs.parents(of_model=True), self.record.saved
+            self._run.id,
+            self._step.name,
+            self._inputs.parents(of_model=True),
+            self.record.saved,
+            self._run.store if self._run.repeats else None,
         )
         tokens = current_step.set(index), origins.current_scope.set(scope)
         try:

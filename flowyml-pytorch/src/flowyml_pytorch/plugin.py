@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,8 @@ def _is_value(obj: object) -> bool:
     """Tell whether it is a tensor itself, as a subclass would come back as one, or the like."""
     torch = sys.modules["torch"]
     if type(obj) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
+        return True
+    if type(obj) in (torch.device, torch.dtype, torch.Size, torch.layout, torch.memory_format):
         return True
     distributed = sys.modules.get("torch.distributed.tensor")
     if distributed is not None and isinstance(obj, distributed.DTensor):
@@ -204,6 +206,12 @@ class ModuleMaterializer(Materializer):
 
         return formats.digests(obj, format)
 
+    def parts(self, obj: Any) -> Collection[Hashable]:
+        """Return what tells its tensors and generators from those of others."""
+        from flowyml_pytorch.training.common_parts import parts
+
+        return parts(obj)
+
     def compare(self, before: Saved, after: Saved) -> Sequence[Change] | None:
         """Return how two modules differ, tensor by tensor and setting by setting."""
         from flowyml_pytorch.storing import formats
@@ -256,6 +264,8 @@ class ValueMaterializer(Materializer):
     formats = ("torch",)
     types = (
         "torch.Tensor",
+        "torch.device",
+        "torch.dtype",
         "torch.optim.Optimizer",
         "torch.optim.lr_scheduler.LRScheduler",
         "torch.amp.GradScaler",
@@ -289,6 +299,12 @@ class ValueMaterializer(Materializer):
         from flowyml_pytorch.storing import values
 
         return values.digests(obj)
+
+    def parts(self, obj: Any) -> Collection[Hashable]:
+        """Return what tells its tensors and generators from those of others."""
+        from flowyml_pytorch.training.common_parts import parts
+
+        return parts(obj)
 
     def compare(self, before: Saved, after: Saved) -> Sequence[Change]:
         """Return how two values differ, tensor by tensor and setting by setting."""

@@ -61,6 +61,7 @@ _ABOUT_THE_TEXT = frozenset({"__doc__", "__firstlineno__", "__static_attributes_
 """What the body of a class notes about its own text."""
 
 _HAS_DOCSTRING = 0x4000000
+"""A flag of Python 3.14."""
 
 
 @attrs.frozen

@@ -7,6 +7,7 @@ in its class. This finds that class, also inside of a library's container.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import islice
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any
@@ -36,10 +37,8 @@ def code_in(values: Iterable[Any]) -> tuple[Callable[..., Any], ...]:
         if id(value) in seen or tokens.plain(value) is not None:
             continue
         seen[id(value)] = value
-        try:
+        with suppress(Exception):  # a stranger's metaclass may raise anything
             left += _look_at(value, found)
-        except Exception:  # a stranger's metaclass may raise anything
-            continue
     return tuple(sorted(found.values(), key=_order))
 
 
@@ -71,7 +70,7 @@ def _note(kind: type, found: dict[int, Callable[..., Any]]) -> None:
 
 
 _ITEMS: dict[type, Callable[[Any], Iterable[Any]]] = {
-    dict: lambda value: dict.values(value),
+    dict: dict.values,
     list: list.__iter__,
     tuple: tuple.__iter__,
     set: set.__iter__,
@@ -81,4 +80,7 @@ _ITEMS: dict[type, Callable[[Any], Iterable[Any]]] = {
 
 
 def _order(item: Any) -> tuple[str, str]:
-    return str(item.__module__), str(item.__qualname__)
+    if type(item) is FunctionType:
+        return str(item.__module__), item.__qualname__
+    get = type.__getattribute__  # past what a metaclass does
+    return str(get(item, "__module__")), str(get(item, "__qualname__"))

@@ -64,9 +64,12 @@ class Outside:
             origin = self._walk.origin_of(name, modules.namespace_of(value))
             if origin is Origin.STANDARD:
                 return f"standard {label}"
+            lazy = "__getattr__" in modules.namespace_of(value)
             value = _member(value, rest.pop(0))
             if origin is Origin.LIBRARY:
                 self._walk.note_library(name)
+                if lazy:  # what such a module has imported by now hangs on what has run before
+                    return f"library {'.'.join([label, *rest])}"
                 if not issubclass(type(value), (ModuleType, FunctionType, type)):
                     return f"library {label}"
             if value is _MISSING:

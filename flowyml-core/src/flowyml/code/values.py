@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copyreg
 import enum
-import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,20 +26,6 @@ _WITHOUT_STATE = frozenset({"itertools", "_random", "_io", "io"})
 """Modules of the standard library whose objects can't be asked for theirs, or change it by that."""
 
 _MOST_OBJECTS = 10_000
-
-_BASES: dict[type, Callable[[Any], Any]] = {
-    dict: lambda value: dict(dict.items(value)),
-    list: lambda value: list(list.__iter__(value)),
-    tuple: lambda value: tuple(tuple.__iter__(value)),
-    set: lambda value: set(set.__iter__(value)),
-    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
-    str: str.__str__,
-    bytes: lambda value: bytes.__getitem__(value, slice(None)),
-    int: int.__int__,
-    float: float.__float__,
-    complex: complex.__complex__,
-    object: lambda value: None,
-}
 
 
 class NoLineError(Exception):
@@ -135,8 +120,6 @@ class Values:
             return tokens.many(f"member of {named}", map(self.line, state))
         origin = modules.origin_of_class(kind)
         base = variables.base_of(kind)
-        if base is None and _is_published(value):
-            return f"library {value.__module__}.{value.__name__}"
         if origin is Origin.STANDARD:
             return tokens.many(f"object of {named}", self._reduced(value, kind))
         if origin is Origin.LIBRARY and "__wrapped__" in held:
@@ -150,7 +133,7 @@ class Values:
             return tokens.many(f"content of {named}", [digest, *code])
         if base is not None:
             return tokens.many(f"object of {named}", self._state(value, base, held))
-        if origin is Origin.PROJECT:
+        if origin is Origin.PROJECT or _is_reduced_by_python(kind):
             raise NoLineError(kind)
         return tokens.many(f"object of {named}", self._reduced(value, kind))
 
@@ -173,7 +156,7 @@ class Values:
     def _state(self, value: Any, base: type, held: dict[str, Any]) -> Iterator[str]:
         """Yield what an object of a class that is written in Python consists of."""
         if base is not object:
-            yield self.line(_BASES[base](value))
+            yield self.line(variables.content_of(value, base))
         for name, item in sorted(held.items()):
             yield f"{name} {self.line(item)}"
 
@@ -183,10 +166,6 @@ def _items_of_proxy(proxy: Any) -> list[tuple[Any, Any]]:
     return [*dict.items(below)] if issubclass(type(below), dict) else [*below.items()]
 
 
-def _is_published(value: Any) -> bool:
-    """Tell whether an object written in C is a library's own, under the name that it says."""
-    module, name = getattr(value, "__module__", None), getattr(value, "__name__", None)
-    if type(module) is not str or type(name) is not str:
-        return False
-    published = modules.namespace_of(sys.modules.get(module)).get(name)
-    return published is value and modules.origin_of(module) is not Origin.PROJECT
+def _is_reduced_by_python(kind: type) -> bool:
+    """Tell whether what pickle is given may be anything, such as the address of a storage."""
+    return types.FunctionType in (type(kind.__reduce_ex__), type(kind.__reduce__))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Callable
 from typing import Any
 
 _SKIPPED = frozenset({*functools.WRAPPER_ASSIGNMENTS, "__type_params__", "__orig_class__"})
@@ -15,7 +16,19 @@ _SKIPPED = frozenset({*functools.WRAPPER_ASSIGNMENTS, "__type_params__", "__orig
 _HEAP_TYPE = 1 << 9
 _POINTER = 8
 
-_BASES = (object, dict, list, tuple, set, frozenset, str, bytes, int, float, complex)
+_BASES: dict[type, Callable[[Any], Any]] = {
+    dict: lambda value: dict(dict.items(value)),
+    list: lambda value: list(list.__iter__(value)),
+    tuple: lambda value: tuple(tuple.__iter__(value)),
+    set: lambda value: set(set.__iter__(value)),
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+    str: str.__str__,
+    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__complex__,
+    object: lambda _: None,
+}
 
 
 def of(value: Any) -> dict[str, Any]:
@@ -58,3 +71,8 @@ def base_of(kind: type) -> type | None:
     if kind.__weakrefoffset__ > 0:
         slots += 1
     return base if kind.__basicsize__ - base.__basicsize__ <= slots * _POINTER else None
+
+
+def content_of(value: Any, base: type) -> Any:
+    """Return what an object of a builtin class or a subclass holds, as an object of that class."""
+    return _BASES[base](value)

@@ -81,7 +81,7 @@ def step_difference(
         code_is_known=all(code is not None and not code.unknown for code in codes),
         drew=bool(_drawn(first, second)) if first.random_after and second.random_after else None,
         drew_alike=first.random_after == second.random_after if first.random_after else None,
-        unknown=tuple(dict.fromkeys((*_unknown(name, before), *_unknown(name, after)))),
+        unknown=tuple(dict.fromkeys((*_unknown(before), *_unknown(after)))),
         parent=None if first.parent is None else f"{before.run.id}/{first.parent}",
     )
 
@@ -225,17 +225,17 @@ def _used(code: Code | None) -> frozenset[str]:
     return frozenset(code.libraries if code else ())
 
 
-def _unknown(name: str, made: Made) -> Iterator[str]:
+def _unknown(made: Made) -> Iterator[str]:
     step = made.step
     if made.code is None:
-        yield f"the code of {name!r} isn't recorded"
+        yield "its code isn't recorded"
     else:
         yield from made.code.unknown
     for key, given in step.inputs.items():
         if given.digest is None:
             reason = f": {given.reason}" if given.reason else ""
-            yield f"the argument {key!r} of {name!r} has no digest{reason}"
+            yield f"the argument {key!r} has no digest{reason}"
     if not step.seeded and not step.random:
-        yield f"no seed was applied to {name!r}, and the random states at its entry aren't recorded"
+        yield "no seed was applied, and the random states at its entry aren't recorded"
     if not made.run.environment:
         yield f"the environment of the run {made.run.id} isn't recorded"

@@ -7,7 +7,7 @@ input that an earlier step made differently, isn't one of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import attrs
@@ -44,13 +44,13 @@ class Cause:
         kind: one of `CauseKind`.
         sentence: what differs, and why that may be the cause.
         evidence: what was recorded, a line for each item.
-        step: the step that it concerns; None when it concerns all.
+        steps: the calls that it concerns; empty when it concerns all.
     """
 
     kind: CauseKind
     sentence: str
     evidence: tuple[str, ...] = ()
-    step: str | None = None
+    steps: tuple[str, ...] = ()
 
 
 def causes(difference: Difference) -> list[Cause]:
@@ -58,13 +58,28 @@ def causes(difference: Difference) -> list[Cause]:
     if not difference.differs:
         return []
     involved = [step for step in (*difference.steps, *difference.upstream) if step.involved]
-    found = [*_of_whole(difference)]
-    for step in involved:
-        found += _of_step(step)
-    for make in (_of_environment, _unrecorded):
-        found += make(difference, involved)
-    found += _nondeterminism(difference, involved, found)
-    return sorted(dict.fromkeys(found), key=lambda cause: _RANKS[cause.kind])
+    found = [
+        *_of_whole(difference),
+        *_merged(cause for step in involved for cause in _of_step(step)),
+        *_of_environment(involved),
+        *_of_records(difference),
+    ]
+    found += _nondeterminism(involved, found)
+    return sorted(found, key=lambda cause: _RANKS[cause.kind])
+
+
+_STEPS = "{steps}"
+"""Stands in a sentence for the names of the calls."""
+
+
+def _merged(causes: Iterable[Cause]) -> Iterator[Cause]:
+    """Make one cause of those that differ in the call alone: a step may be called many times."""
+    groups: dict[Cause, list[str]] = {}
+    for cause in causes:
+        groups.setdefault(attrs.evolve(cause, steps=()), []).extend(cause.steps)
+    for cause, names in groups.items():
+        sentence = cause.sentence.replace(_STEPS, listed(names))
+        yield attrs.evolve(cause, sentence=sentence, steps=tuple(names))
 
 
 def _of_whole(difference: Difference) -> Iterator[Cause]:
@@ -106,56 +121,56 @@ _TRAINED_WITH = re.compile(r"(optimizer|scheduler|loss)(\.|$)")
 
 
 def _of_step(step: StepDifference) -> Iterator[Cause]:
-    """Yield the recorded differences between two calls, without their environment."""
-    name = step.name
+    """Yield what differs between two calls, without their environment."""
+    steps = (step.name,)
     if step.code:
         source = step.source.splitlines()[2:] if step.source else []
         yield Cause(
             "code",
-            f"The code that {name!r} runs isn't the same, so it may compute something else.",
+            f"Other code was run by {_STEPS}, so something else may have been computed.",
             (*step.code, *(line for line in source if line[:1] in "+-")),
-            name,
+            steps,
         )
-    inputs = [given for given in step.inputs if given.differs and given.name not in step.traced]
-    inputs += [given for given in step.inputs if given.differs is None and _settings_differ(given)]
+    inputs = [given for given in step.inputs if given.name not in step.traced and _may_tell(given)]
     if inputs:
-        yield Cause(
-            "inputs",
-            f"{name!r} was given other data: {listed(given.name for given in inputs)}.",
-            tuple(map(of_input, inputs)),
-            name,
-        )
+        names = listed(given.name for given in inputs)
+        sentence = f"Other data was given to {_STEPS}: {names}."
+        yield Cause("inputs", sentence, tuple(map(of_input, inputs)), steps)
     if step.hyperparameters:
-        yield Cause(
-            "hyperparameters",
-            f"{name!r} was called with other settings: "
-            f"{listed(entry.name for entry in step.hyperparameters)}.",
-            tuple(map(of_entry, step.hyperparameters)),
-            name,
-        )
+        names = listed(entry.name for entry in step.hyperparameters)
+        sentence = f"Other settings were given to {_STEPS}: {names}."
+        yield Cause("hyperparameters", sentence, tuple(map(of_entry, step.hyperparameters)), steps)
     if step.seeds:
         kind: CauseKind = "unrecorded" if step.drew is False else "seed"
-        yield Cause(kind, _seed_sentence(step), tuple(map(of_entry, step.seeds)), name)
+        yield Cause(kind, _seed_sentence(step), tuple(map(of_entry, step.seeds)), steps)
+    if step.unknown:
+        yield Cause(
+            "unrecorded",
+            f"Not everything about {_STEPS} was recorded, so something may differ unseen.",
+            step.unknown,
+            steps,
+        )
 
 
-def _settings_differ(given: InputDifference) -> bool:
-    assert given.before is not None
-    assert given.after is not None
-    return given.before.settings != given.after.settings
+def _may_tell(given: InputDifference) -> bool:
+    """Tell whether an input is known to differ: by its content, or else by its settings."""
+    if given.differs is None and given.before is not None and given.after is not None:
+        return given.before.settings != given.after.settings
+    return given.differs is True
 
 
 def _seed_sentence(step: StepDifference) -> str:
     if step.drew is False:
         return (
-            f"{step.name!r} was seeded otherwise, but drew from no random generator whose state is "
-            f"recorded; it may have drawn from another."
+            f"Another seed was applied to {_STEPS}, but nothing was drawn from a generator whose "
+            f"state is recorded; there may be others."
         )
     if any(entry.name == "seed" for entry in step.seeds):
-        return f"{step.name!r} was seeded otherwise, so it drew other random numbers."
+        return f"Another seed was applied to {_STEPS}, so other random numbers were drawn."
     sources = listed(entry.name.removeprefix("random state of ") for entry in step.seeds)
     return (
-        f"When {step.name!r} was called, the random generators of {sources} were in other states, "
-        f"so it drew other random numbers. A seed makes them the same: @step(seed=...)."
+        f"On entry to {_STEPS}, the random generators of {sources} were in other states, so other "
+        f"random numbers were drawn. A seed makes them the same: @step(seed=...)."
     )
 
 
@@ -173,7 +188,7 @@ _ENVIRONMENT: dict[str, tuple[CauseKind, str]] = {
 }
 
 
-def _of_environment(difference: Difference, involved: Iterable[StepDifference]) -> Iterator[Cause]:
+def _of_environment(involved: Sequence[StepDifference]) -> Iterator[Cause]:
     """Yield what differs in what the calls ran in, once for all of them."""
     told = _grouped(((kind, text), step) for step in involved for kind, text in step.environment)
     libraries = dict.fromkeys(text for step in involved for text in step.libraries)
@@ -235,16 +250,8 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _unrecorded(difference: Difference, involved: Iterable[StepDifference]) -> Iterator[Cause]:
-    """Yield what may differ without anybody knowing."""
-    for step in involved:
-        if step.unknown:
-            yield Cause(
-                "unrecorded",
-                f"Not all that {step.name!r} used was recorded, so it may differ unseen.",
-                step.unknown,
-                step.name,
-            )
+def _of_records(difference: Difference) -> Iterator[Cause]:
+    """Yield what may differ without anybody knowing, as records are missing."""
     if difference.unrecorded:
         yield Cause(
             "unrecorded",
@@ -253,29 +260,28 @@ def _unrecorded(difference: Difference, involved: Iterable[StepDifference]) -> I
         )
 
 
-def _nondeterminism(
-    difference: Difference, involved: list[StepDifference], found: list[Cause]
-) -> Iterator[Cause]:
+def _nondeterminism(involved: Sequence[StepDifference], found: Sequence[Cause]) -> Iterator[Cause]:
     """Yield a cause for the calls that nothing recorded explains: what they run may vary."""
-    recorded = {cause.step for cause in found if cause.kind != "unrecorded"}
-    if None in recorded:  # the environment, which concerns all
+    recorded = [cause for cause in found if cause.kind != "unrecorded"]
+    if not all(cause.steps for cause in recorded):  # some concern all, such as the environment
         return
+    explained = {name for cause in recorded for name in cause.steps}
     parents = {step.parent for step in involved if step.parent is not None}
     left = [
         step
         for step in involved
-        if step.name not in recorded and not step.traced and step.before not in parents
+        if step.name not in explained and not step.traced and step.before not in parents
     ]
-    if not left:
-        return
-    names = listed(step.name for step in left)
-    yield Cause(
-        "nondeterminism",
-        f"Nothing that was recorded of {names} differs: what it runs may give another result each "
-        f"time, as parallel sums on a GPU or on several threads do. "
-        f"seed_everything(seed, deterministic=True) makes the frameworks compute the same.",
-        tuple(text for step in left for text in _draws(step)),
-    )
+    if left:
+        names = listed(step.name for step in left)
+        yield Cause(
+            "nondeterminism",
+            f"Nothing that was recorded of {names} differs: the same code may give another result "
+            f"each time, as parallel sums on a GPU or on several threads do. "
+            f"seed_everything(seed, deterministic=True) makes the frameworks compute the same.",
+            tuple(text for step in left for text in _draws(step)),
+            tuple(step.name for step in left),
+        )
 
 
 def _draws(step: StepDifference) -> Iterator[str]:

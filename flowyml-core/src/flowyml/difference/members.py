@@ -22,8 +22,6 @@ def entries(
 
 def same(before: Any, after: Any) -> bool:
     """Tell whether two values are the same: NaN is, and 1 and 1.0 are not."""
-    if before is MISSING or after is MISSING:
-        return before is after
     return not leaves.compare(before, after)
 
 

@@ -34,9 +34,11 @@ def explained(difference: Difference) -> str:
     if not causes:
         return _title(difference)
     lines = [_title(difference), "", "What may be the cause, the likeliest first:"]
-    for number, cause in enumerate(causes, 1):
+    for number, cause in enumerate(causes[:_LINES], 1):
         lines.append(f"{number}. {cause.sentence}")
         lines += [f"     {row}" for row in _aligned(_shortened(cause.evidence))]
+    if len(causes) > _LINES:
+        lines.append(f"… and {len(causes) - _LINES:,} more")
     return "\n".join(lines)
 
 

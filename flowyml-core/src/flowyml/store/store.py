@@ -133,6 +133,11 @@ class Store:
             inputs: what the step was given, as far as that is known in the store.
         """
         scope = origins.current_scope.get() if run is None else None
+        if scope is not None and scope.store not in (None, self):
+            saved: Asset = scope.store.save_for_run(
+                obj, name, format=format, preferred=(*preferred, *self.format)
+            )
+            return saved
         if scope is not None:  # the function of a step saves by itself
             run, step, inputs = scope.run, scope.step, scope.inputs
         asset = obj if isinstance(obj, Asset) else described(obj)
@@ -322,6 +327,17 @@ class Store:
         options = LoadOptions(
             Trust.of(trust), into, device, format, loading.checked_class_map(class_map or {})
         )
+        holder = self._holder_of(ref)
+        if holder is not self:
+            return holder.load(
+                ref,
+                trust=trust,
+                into=into,
+                device=device,
+                verify=verify,
+                format=format,
+                class_map=class_map,
+            )
         manifest = self._catalog.manifest(ref)
         stored = manifest.stored
         materializer = adapters.materializer(stored.materializer)
@@ -359,7 +375,15 @@ class Store:
             AssetNotFoundError: when there is no such name or version.
             IntegrityError: when its manifest isn't what was saved.
         """
-        return self._catalog.manifest(ref).asset
+        return self._holder_of(ref)._catalog.manifest(ref).asset
+
+    def _holder_of(self, ref: str) -> Store:
+        """Return the store to read from: while a run is repeated, what it saved is in another."""
+        scope = origins.current_scope.get()
+        if scope is None or scope.store in (None, self):
+            return self
+        holder: Store = scope.store
+        return holder if holder.has(ref) else self
 
     def names(self) -> list[str]:
         """Return the names of all assets that have a version, sorted."""

@@ -96,8 +96,8 @@ class Anatomy:
         if key == "$tensor":
             return Node("tensor", "tensor", self._tensors[inner], "", ("tensor", inner))
         if key == "$numpy" and inner[1] is not None:
-            told = f"array of {inner[0]} {tuple(inner[1])}"
-            return Node("array", told, inner, json.dumps([inner[:2], inner[3:]]))
+            told = " ".join([f"array of {inner[0]} {tuple(inner[1])}", *inner[3:]])
+            return Node("array", told, inner, told)
         if key in _PAIRS or key in _MORE_THAN_PAIRS:
             count = len(inner if key in _PAIRS else inner[1])
             return Node(key, f"{_PAIRS.get(key, key.removeprefix('$'))} of {count}", inner, "")

@@ -186,7 +186,7 @@ class _Comparison:
             self._tell(path, *told)
         if one.tag == two.tag == "tensor":
             self._compare_tensors(path, one.form, two.form)
-        elif one.tag == two.tag == "array" and one.token == two.token:
+        elif one.tag == two.tag == "array" and one.form[:2] == two.form[:2]:
             self._compare_arrays(path, one.form, two.form)
 
     def _sides(self, pair: _Pair) -> Iterator[tuple[_Side, Node | None]]:
@@ -216,7 +216,8 @@ class _Comparison:
     def _compare_tensors(self, path: str, one: Any, two: Any) -> None:
         facts = self._before.facts(one, path), self._after.facts(two, path)
         other = [name for name in facts[0] if facts[0][name] != facts[1][name]]
-        unsaid = ("type", "shape", "strides") if "shape" in other else ("type",)
+        incomparable = "shape" in other or "layout" in other
+        unsaid = ("type", "shape", "strides" if incomparable else "")
         other = [name for name in other if name not in unsaid]
         told = [", ".join([each["type"], *(each[name] for name in other)]) for each in facts]
         changes: list[Change] = []

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+_PATH = type(Path())
+
 ARRAY_KINDS = "biufcSUmM"
 """NumPy's letters for the types of numbers, text and times."""
 
@@ -23,7 +25,7 @@ def plain_form(value: Any) -> Any:
         return value if value.isascii() or _is_text(value) else NotImplemented
     if kind is float:
         return value if math.isfinite(value) else {"$float": repr(value)}
-    if kind is type(Path()):
+    if kind is _PATH:
         return {"$path": str(value)}
     form = _VALUES.get(kind)
     return _number_of_numpy(value) if form is None else form(value)

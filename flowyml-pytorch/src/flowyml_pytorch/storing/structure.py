@@ -438,16 +438,17 @@ class _Plain:
         self._numbers: dict[int, int] = {}
 
     def __call__(self, form: Any) -> Any:
-        if isinstance(form, _Shareable):
+        kind = type(form)
+        if kind is dict:
+            return {key: self(item) for key, item in form.items()}
+        if kind is list:
+            return [self(item) for item in form]
+        if kind is _Shareable:
             inner = self(form.form)
             return inner if form.number is None else {"$shared": [form.number, inner]}
-        if isinstance(form, dict):
-            return {key: self(item) for key, item in form.items()}
-        if isinstance(form, list):
-            return [self(item) for item in form]
-        if isinstance(form, HookNumber) or (isinstance(form, _Key) and form.owner in self._hooks):
+        if kind is HookNumber or (kind is _Key and form.owner in self._hooks):
             return self._numbers.setdefault(form.number, len(self._numbers))
-        return form.number if isinstance(form, _Key) else form
+        return form.number if kind is _Key else form
 
 
 def _below(path: str, key: Any) -> str:
