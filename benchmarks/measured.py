@@ -104,7 +104,7 @@ def process(
         RuntimeError: with what the process had to say, when it fails.
     """
     options = [] if python == sys.executable else ["-E"]  # what PYTHONPATH leads to is ours
-    command = [python, *options, str(Path(__file__).with_name("store.py")), "work", *arguments]
+    command = [python, *options, str(Path(sys.argv[0]).absolute()), "work", *arguments]
     quiet = {"HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)}
     with (
         tempfile.TemporaryFile("w+") as errors,

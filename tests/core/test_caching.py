@@ -396,3 +396,54 @@ def test_a_killed_computation_keeps_nobody_waiting(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     subprocess.run([sys.executable, "program.py"], cwd=tmp_path, check=True, timeout=60)
     assert (tmp_path / "calls").read_text() == "xx"
+
+
+SETTINGS = {"rate": 2, "calls": 0}
+
+
+def test_what_a_function_reads_of_a_variable_that_it_changes_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @step(cache=True)
+    def scale(x: int) -> int:
+        SETTINGS["calls"] += 1
+        return x * SETTINGS["rate"]
+
+    monkeypatch.setitem(SETTINGS, "calls", 0)
+    assert scale(2) == 4
+    monkeypatch.setitem(SETTINGS, "rate", 3)
+    assert scale(2) == 6
+
+
+MODEL = """
+import sys
+from dataclasses import dataclass
+from flowyml import step
+
+
+@dataclass
+class Net:
+    weight: int = 2
+
+    def forward(self, x):
+        return x OPERATION self.weight
+
+
+@step(cache=True)
+def evaluate(net, x):
+    return net.forward(x)
+
+
+print(evaluate(Net(), 3))
+"""
+
+
+def test_a_changed_class_of_an_argument_is_another_call(tmp_path: Path) -> None:
+    printed = []
+    for operation in ("+", "+", "*", "+"):
+        (tmp_path / "program.py").write_text(MODEL.replace("OPERATION", operation))
+        done = subprocess.run(
+            [sys.executable, "program.py"], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        printed.append((done.stdout.strip(), "was not run again" in done.stderr))
+    assert printed == [("5", False), ("5", True), ("6", False), ("5", True)]

@@ -651,6 +651,20 @@ def test_a_monitored_function_has_the_digest_of_an_unmonitored_one(project: Proj
     assert monitored.digest == project.describe(text).digest
 
 
+def test_a_program_in_a_package_is_known_by_its_whole_name(
+    tmp_path: Path, run_python: Callable[..., str]
+) -> None:
+    (tmp_path / "kit").mkdir()
+    (tmp_path / "kit" / "train.py").write_text(
+        "def step():\n    return 1\n"
+        "from flowyml.code import describe\nprint(describe(step).function, describe(step).digest)\n"
+    )
+    imported = run_python("import kit.train")
+    started = run_python("import runpy; runpy.run_module('kit.train', {}, '__main__', True)")
+    assert imported == started
+    assert imported.startswith("kit.train.step ")
+
+
 def test_the_table_of_handlers_is_part_of_the_code() -> None:
     def step(x: Any) -> Any:
         try:

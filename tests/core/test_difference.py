@@ -806,6 +806,8 @@ def test_the_data_is_plain_json(runs: Any, store: Store) -> None:
         {"name": "b", "before": 1, "step": "train"},
     ]
     assert data["steps"][0]["results"][0]["after"] == DIGESTS["b"]
+    assert "environment" in data
+    assert "environment" not in data["steps"][0]
 
 
 def test_comparing_runs_and_metadata_imports_no_framework(store: Store, run_python: Any) -> None:

@@ -543,3 +543,11 @@ def test_a_thousand_versions_are_saved_as_fast_as_ten(store: Store) -> None:
     for number in range(20):
         store.save(number, "n")
     assert listed.count("assets/n") <= 4
+
+
+def test_tables_of_a_thousand_columns_and_of_any_names_come_back(store: Store) -> None:
+    wide = np.zeros(2, [(f"column_{number}", "f8") for number in range(1_000)])
+    named = np.ones(2, [("größe", "i4")])
+    for number, array in enumerate((wide, named)):
+        store.save(array, f"table{number}")
+        assert np.array_equal(store.load(f"table{number}"), array)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 import warnings
 from collections import OrderedDict
@@ -504,6 +505,58 @@ def test_another_process_finds_the_same_digests(run_script: Callable[..., str]) 
     first, second = run_script(ANEW), run_script(ANEW)
     assert first == second
     assert first.count("'") > 10
+
+
+SHARDED = """
+import sys
+from datetime import timedelta
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from flowyml import adapters
+from flowyml.errors import MaterializationError
+
+def refused(value):
+    materializer = adapters.materializer_of(value)
+    try:
+        materializer.digests(value, materializer.formats[0])
+    except MaterializationError as error:
+        return "is sharded over several processes" in str(error)
+
+def net():
+    return nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 3))
+
+dist.init_process_group(
+    "gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2,
+    timeout=timedelta(seconds=30),
+)
+sharded = fully_shard(net(), mesh=init_device_mesh("cpu", (2,)))
+flat = FullyShardedDataParallel(net(), device_id=torch.device("cpu"))
+optimizer = torch.optim.SGD(sharded.parameters(), lr=0.1)
+values = [sharded, flat, {"net": sharded}, [flat], sharded.state_dict(), optimizer]
+if sys.argv[2] == "0":  # nobody else takes part
+    print("REFUSED", [refused(value) for value in values])
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_one_process_alone_asks_for_no_digest_of_what_is_sharded(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SHARDED)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "script.py", str(tmp_path / "meeting"), str(rank)],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    (out, err), _ = (rank.communicate(timeout=120) for rank in ranks)
+    assert f"REFUSED {[True] * 6}" in out, err
 
 
 def test_the_digest_of_an_element_counts_with_its_place_type_shape_and_strides() -> None:

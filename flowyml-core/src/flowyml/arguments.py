@@ -16,7 +16,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import date, datetime, time
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -247,7 +247,9 @@ def _plain_number(value: Any) -> Any:
     return item if type(item) in _SCALARS else str(item)
 
 
-def _parts(name: str, value: Any) -> tuple[Callable[[list[Any]], Any], list[tuple[str, Any]]] | None:
+def _parts(
+    name: str, value: Any
+) -> tuple[Callable[[list[Any]], Any], list[tuple[str, Any]]] | None:
     """Return how a container's form is made of those of its items, and these by flat name."""
     kind = type(value)
     fields = _fields_of(value)

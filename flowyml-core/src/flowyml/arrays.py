@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import blake3
@@ -73,7 +73,7 @@ def compare(before: Path, after: Path) -> list[Change]:
     Raises:
         ValueError: when a file holds no array, or one of Python objects.
     """
-    first, second = _mapped(before), _mapped(after)
+    first, second = mapped(before, "r"), mapped(after, "r")
     return list(_changes("array", first, second)) or [
         Change("array", _described(first), _described(second), first.size, 0)
     ]
@@ -82,11 +82,19 @@ def compare(before: Path, after: Path) -> list[Change]:
 _NUMBERS = "biufc"
 
 
-def _mapped(path: Path) -> Any:
+def mapped(path: Path, mode: Literal["r", "c"]) -> Any:
+    """Return the array in a file, mapped: read-only, or with changes that stay in memory.
+
+    Raises:
+        ValueError: when the file holds no array, or one of Python objects.
+    """
     try:
-        return numpy.load(path, mmap_mode="r", max_header_size=_LARGEST_HEADER)
+        return numpy.load(path, mmap_mode=mode, max_header_size=_LARGEST_HEADER)
     except ValueError:  # what has no elements can't be mapped
-        return numpy.load(path, max_header_size=_LARGEST_HEADER)
+        try:
+            return numpy.load(path, max_header_size=_LARGEST_HEADER)
+        except MemoryError as error:  # the header of a damaged file may ask for anything
+            raise ValueError(f"it asks for more memory than there is: {error}") from error
 
 
 def _changes(name: str, first: Any, second: Any) -> Iterator[Change]:

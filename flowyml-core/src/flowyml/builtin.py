@@ -100,16 +100,11 @@ class NumpyMaterializer(Materializer):
         """Map the array: changes stay in memory, the file keeps what was saved."""
         import numpy
 
+        from flowyml import arrays
+
         path = saved.files["array.npy"]
         try:
-            with path.open("rb") as file:
-                version = numpy.lib.format.read_magic(file)
-                read = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}[version]
-                shape, _, dtype = getattr(numpy.lib.format, read)(file)
-            if 0 in shape and not dtype.hasobject:  # what has no elements can't be mapped
-                array = numpy.empty(shape, dtype)
-            else:
-                array = numpy.load(path, mmap_mode="c", allow_pickle=False)
+            array = arrays.mapped(path, "c")
         except (ValueError, TypeError, KeyError, EOFError, OSError) as error:
             raise MaterializationError(f"{saved.ref}: array.npy is unfit: {error}") from error
         if saved.result.details.get("scalar"):

@@ -295,4 +295,3 @@ def say_once(step: str, source: str) -> None:
                 f"run {source.partition('/')[0]}",
                 file=sys.stderr,
             )
-

@@ -1,6 +1,7 @@
 """The command line: what is installed, what is stored, and whether it is intact.
 
-Everything here reads metadata only, so that no framework is ever imported.
+Everything here reads metadata only, so that no framework is imported, apart from `reproduce`, which
+runs the user's code, and `diff`, which compares contents value by value.
 """
 
 from __future__ import annotations
@@ -128,6 +129,25 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="the value of an argument that was masked or isn't in the store; may be repeated",
     )
+    compared = (
+        of_store("diff", "show what differs between two versions or two runs", _diff),
+        of_store("explain", "say why the results of two versions or runs differ", _explain),
+    )
+    for command in compared:
+        command.add_argument("before", metavar="A", help="name[@version], or a run's id")
+        command.add_argument("after", metavar="B", help="another of the same kind")
+        command.add_argument("--json", action="store_true", help="print JSON")
+    compared[0].add_argument(
+        "--no-values",
+        action="store_false",
+        dest="values",
+        help="don't compare contents value by value, which imports their framework",
+    )
+    lineage = of_store("lineage", "show what an asset was made from, and what of it", _lineage)
+    lineage.add_argument("ref", help="name[@version]")
+    form = lineage.add_mutually_exclusive_group()
+    form.add_argument("--mermaid", action="store_true", help="print a Mermaid flowchart")
+    form.add_argument("--json", action="store_true", help="print JSON")
     verify = of_store("verify", "compare every byte with its digest", _verify)
     verify.add_argument("ref", nargs="?", help="name[@version]; everything by default")
     delete = of_store("delete", "delete one version", _delete)
@@ -338,6 +358,31 @@ def _runs(parsed: argparse.Namespace) -> None:
         for record in records
     ]
     _print_table(("run", "name", "status", "duration", "outputs"), rows)
+
+
+def _diff(parsed: argparse.Namespace) -> None:
+    found = _store(parsed).diff(parsed.before, parsed.after, values=parsed.values)
+    if parsed.json:
+        _print_json(found.to_data())
+    else:
+        print(found)
+
+
+def _explain(parsed: argparse.Namespace) -> None:
+    found = _store(parsed).diff(parsed.before, parsed.after, values=False)
+    if parsed.json:
+        causes = [attrs.asdict(cause) for cause in found.explain()]
+        _print_json({"identical": found.identical, "causes": causes})
+    else:
+        print(found.explanation())
+
+
+def _lineage(parsed: argparse.Namespace) -> None:
+    found = _store(parsed).lineage(parsed.ref)
+    if parsed.json:
+        _print_json(found.to_data())
+    else:
+        print(found.mermaid() if parsed.mermaid else found)
 
 
 def _reproduce(parsed: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
@@ -70,10 +71,9 @@ class _Tree:
             if place.is_repeated:
                 continue
             below = above + ("│ " if mark else "")
-            *branches, last = self.hanging.get(place.id, ()) or (None,)
-            if last is not None:
-                waiting.append((below, "", last))
-                waiting += ((below, "├─", each) for each in reversed(branches) if each)
+            places = self.hanging.get(place.id, ())
+            waiting += ((below, "", last) for last in places[-1:])
+            waiting += ((below, "├─", branch) for branch in places[-2::-1])
 
 
 def as_text(lineage: Lineage) -> str:
@@ -160,9 +160,6 @@ def as_mermaid(lineage: Lineage) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return a text as a label shows it: what isn't plain, by its number."""
-    plain = _on_one_line(text)
-    return "".join(each if each.isalnum() or each in _PLAIN else f"#{ord(each)};" for each in plain)
-
-
-_PLAIN = " _.,-@"
+    """Return a text as a label shows it: what might mean something to Mermaid, by its number."""
+    special = r"[^\w @,.-]|[.-](?= )"  # a number with a point, or a dash, would begin a list
+    return re.sub(special, lambda found: f"#{ord(found[0])};", _on_one_line(text))

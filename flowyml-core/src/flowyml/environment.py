@@ -199,7 +199,7 @@ def differences(before: object, after: object) -> list[tuple[str, str]]:
         *(("settings", text) for text in _framework_differences(before, after)),
         *_gpu_differences(before, after),
     ]
-    old, new = _part(before, "adapters"), _part(after, "adapters")
+    old, new = _parts(before, after, "adapters")
     for name in sorted(set(old) ^ set(new), key=str):
         pair = f"{old.get(name, 'none')} → {new.get(name, 'none')}"
         found.append(("packages", f"adapter {name}: {pair}"))
@@ -235,9 +235,7 @@ def _commit(git: dict[str, Any]) -> str:
 
 
 def _framework_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    if "frameworks" not in before or "frameworks" not in after:
-        return
-    old, new = _part(before, "frameworks"), _part(after, "frameworks")
+    old, new = _parts(before, after, "frameworks")
     for name in sorted({*old, *new}, key=str):
         if name not in old or name not in new:
             yield (
@@ -264,12 +262,11 @@ def _flat(value: Any, name: str) -> dict[str, Any]:
 def _by_name(
     before: dict[str, Any], after: dict[str, Any], kind: str, key: str, missing: str
 ) -> Iterator[tuple[str, str]]:
-    old, new = _part(before, key), _part(after, key)
-    if key in before and key in after:
-        for name in sorted({*old, *new}, key=str):
-            one, other = old.get(name, missing), new.get(name, missing)
-            if _differ(one, other):
-                yield kind, f"{name} {_short(one)} → {_short(other)}"
+    old, new = _parts(before, after, key)
+    for name in sorted({*old, *new}, key=str):
+        one, other = old.get(name, missing), new.get(name, missing)
+        if _differ(one, other):
+            yield kind, f"{name} {_short(one)} → {_short(other)}"
 
 
 def _gpu_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -293,9 +290,12 @@ def _counted(gpus: list[Any], key: str) -> str:
     return ", ".join(f"{said.count(text)} × {text}" for text in dict.fromkeys(said)) or "none"
 
 
-def _part(environment: dict[str, Any], key: str) -> dict[Any, Any]:
-    part = environment.get(key)
-    return part if isinstance(part, dict) else {}
+def _parts(
+    before: dict[str, Any], after: dict[str, Any], key: str
+) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Return a part of both, or nothing when one of them doesn't have it."""
+    old, new = before.get(key), after.get(key)
+    return (old, new) if isinstance(old, dict) and isinstance(new, dict) else ({}, {})
 
 
 def _at(value: Any, path: tuple[str, ...]) -> Any:

@@ -92,7 +92,7 @@ def _digest_by_saving(materializer: Materializer, obj: Any, format: str) -> str:
 def _digest_of_code(obj: Any) -> str:
     from flowyml import code
 
-    found = code.describe(obj)
+    found = code.describe(obj, digest_of=content_digest_of)
     if found.unknown:
         raise NoDigestError(found.unknown[0])
     return found.digest

@@ -1,4 +1,4 @@
-"""What a step was given, beyond settings: recognised by content, and kept where it is known nowhere.
+"""What a step was given, beyond settings: recognised by content, and kept if it is known nowhere.
 
 An input that the store holds is recorded by its ref. One that it doesn't hold is kept by its
 content, up to a size, or the run couldn't be repeated.

@@ -173,7 +173,7 @@ class _Graph:
     def __init__(self, store: Store, known: Mapping[str, Asset]) -> None:
         self._store = store
         self._assets: dict[str, Asset] = dict(known)
-        self._damaged: list[str] = []
+        self._damaged: set[str] = set()
         self._read_all()
         self._nodes = {ref: _node(ref, asset) for ref, asset in self._assets.items()}
         self._by_digest: dict[str, list[Asset]] = defaultdict(list)
@@ -196,7 +196,7 @@ class _Graph:
             except AssetNotFoundError:
                 continue  # somebody deletes at the same time
             except StoreError as error:
-                self._damaged.append(ref)
+                self._damaged.add(ref)
                 problems.append(str(error))
         if problems:
             warn(
@@ -224,7 +224,7 @@ class _Graph:
     def _edge(self, parent: Parent, child: Asset) -> Edge:
         same = self._assets.get(parent.ref)
         if same is None or parent.digest not in (None, same.digest):
-            same = self._recognised(parent, child)
+            same = None if parent.ref in self._damaged else self._recognised(parent, child)
         if same is None:
             return Edge(self._elsewhere(parent), str(child.ref), parent.relation)
         recorded_as = None if same.ref == parent.ref else parent.ref
@@ -240,11 +240,15 @@ class _Graph:
 
     def _elsewhere(self, parent: Parent) -> str:
         """Return the id of a parent that can't be read here, making its node."""
-        status = self._status(parent)
-        for id in (parent.ref, f"{parent.ref}#{(parent.digest or 'unknown')[:12]}"):
-            node = self._nodes.setdefault(id, Node(id, parent.ref, status, parent.digest))
-            if node.status != "stored" and node.digest == parent.digest:
-                break
+        id, digest = parent.ref, parent.digest
+        node = self._nodes.get(id)
+        if node is not None and (
+            node.status == "stored" or (digest not in (None, node.digest) and node.digest)
+        ):
+            id = f"{parent.ref}#{(digest or 'unknown')[:12]}"
+            node = self._nodes.get(id)
+        node = node or Node(id, parent.ref, self._status(parent))
+        self._nodes[id] = attrs.evolve(node, digest=digest or node.digest)
         return id
 
     def _status(self, parent: Parent) -> Status:
@@ -252,13 +256,12 @@ class _Graph:
             return "damaged"
         try:
             name, version = names.parse_ref(parent.ref)
-            if version is not None:
-                self._store.read_record(deleted_key(name, version))
-                return "deleted"
-        except (ValueError, StoreError, OSError) as error:
-            if isinstance(error, IntegrityError):
-                return "deleted"  # which is noted, if not when
-        return "missing"
+            self._store.read_record(deleted_key(name, str(version)))
+        except IntegrityError:
+            return "deleted"  # which is noted, if not when
+        except (ValueError, StoreError, OSError):
+            return "missing"
+        return "deleted"
 
 
 def _node(ref: str, asset: Asset) -> Node:

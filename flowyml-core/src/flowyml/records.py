@@ -63,6 +63,8 @@ class Code:
             values of module globals that they read.
         libraries: versions of the installed packages that it uses, by name.
         unknown: what it uses that has no digest, in words.
+        given: dotted names of the project's classes and functions that its arguments consist of:
+            they are among the parts, too.
     """
 
     function: str
@@ -72,6 +74,7 @@ class Code:
     parts: dict[str, str] = attrs.field(factory=dict)
     libraries: dict[str, str] = attrs.field(factory=dict)
     unknown: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
 
 @attrs.define
@@ -274,7 +277,7 @@ def _step(data: Any) -> StepRecord:
 
 def _code(data: Any) -> Code:
     fields = dict(data)
-    return Code(**{**fields, "unknown": tuple(fields["unknown"])})
+    return Code(**{**fields, "unknown": tuple(fields["unknown"]), "given": tuple(fields["given"])})
 
 
 def _common(fields: dict[str, Any]) -> dict[str, Any]:

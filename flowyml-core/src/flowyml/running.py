@@ -271,4 +271,3 @@ def failure(error: BaseException) -> Failure:
 def _readable(text: str) -> str:
     """Return text that JSON can hold: a message may have halves of surrogate pairs."""
     return text.encode("utf-8", "backslashreplace").decode()
-

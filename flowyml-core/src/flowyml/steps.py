@@ -208,7 +208,8 @@ class _Calling:
 
     def _described_code(self) -> Code | None:
         try:
-            return code.describe(self._step.function, digest_of=content_digest_of)
+            given = code.code_in(self._bound.arguments.values())
+            return code.describe_call(self._step.function, given, content_digest_of)
         except Exception as error:  # a record isn't worth a result
             warn(
                 f"The code of the step {self._step.name!r} can't be described: {told(error)}",
@@ -356,7 +357,6 @@ class _Calling:
             entry.keep(result, f"{self._run.id}/{index}", self.record, self._inputs)
         except FlowymlError as error:
             self._not_cached(error)
-
 
     def _refuse_changed_settings(self) -> None:
         """Raise NotCachedError when the function has changed a plain argument, such as a list."""

@@ -15,6 +15,8 @@ from importlib.util import MAGIC_NUMBER
 from types import FunctionType
 from typing import Any
 
+import attrs
+
 from flowyml.code import modules, source, tokens, wrappers
 from flowyml.code.differences import BYTECODE, differences
 from flowyml.code.held import code_in
@@ -22,7 +24,13 @@ from flowyml.code.walk import Walk
 from flowyml.errors import told
 from flowyml.records import Code
 
-__all__ = ["code_in", "describe", "differences", "source_of"]
+__all__ = [
+    "code_in",
+    "describe",
+    "describe_call",
+    "differences",
+    "source_of",
+]
 
 _PYTHON = f"{sys.implementation.cache_tag}/{int.from_bytes(MAGIC_NUMBER[:2], 'little')}"
 
@@ -40,8 +48,8 @@ def describe(
     """Describe the code of a function, a class or any other callable. Never raises.
 
     The digest is over code and values alone. Versions of libraries, which are in `libraries`,
-    don't enter it, apart from the code of those of their functions that the project names. A
-    global that the function itself changes, such as a counter or a cache, changes the digest.
+    don't enter it, apart from the code of those of their functions that the project names. Of
+    a variable that code only writes to, such as a counter, the name counts and not the value.
 
     Args:
         function: which.
@@ -56,6 +64,39 @@ def describe(
         name = _name_of(function)
         reason = f"the code of {name} can't be told: {told(error)}"
         return Code(name, tokens.digest(f"unknown {name}"), unknown=(reason,))
+
+
+def describe_call(
+    function: Callable[..., Any],
+    given: Iterable[Callable[..., Any]],
+    digest_of: Callable[[Any], str] = _refuse,
+) -> Code:
+    """Describe the code of a function together with that of what it is given. Never raises.
+
+    A model's content is its weights and structure; what it computes stands in its class.
+
+    Args:
+        function: which.
+        given: classes and functions, such as `code_in` finds in arguments.
+        digest_of: as in `describe`.
+    """
+    found = describe(function, digest_of)
+    others = [describe(item, digest_of) for item in given]
+    if not others:
+        return found
+    digests = [found.digest, *(other.digest for other in others)]
+    return attrs.evolve(
+        found,
+        digest=tokens.many("call", digests).partition(" ")[2],
+        parts=dict(sorted(_joined(code.parts for code in (*others, found)).items())),
+        libraries=_joined(code.libraries for code in (*others, found)),
+        unknown=tuple(dict.fromkeys(text for c in (found, *others) for text in c.unknown)),
+        given=tuple(other.function for other in others),
+    )
+
+
+def _joined(dicts: Iterable[dict[str, str]]) -> dict[str, str]:
+    return {key: value for one in dicts for key, value in one.items()}
 
 
 def source_of(function: Callable[..., Any]) -> str | None:

@@ -42,14 +42,9 @@ _STORES_IN = frozenset(
 )
 
 _CHANGING = frozenset(
-    (
-        *("add", "append", "appendleft", "clear", "difference_update", "discard", "extend"),
-        *("extendleft", "insert", "intersection_update", "pop", "popitem", "popleft", "put"),
-        *("put_nowait", "remove", "reverse", "rotate", "setdefault", "sort", "subtract"),
-        *("symmetric_difference_update", "update"),
-    )
+    ("add", "append", "appendleft", "clear", "extend", "extendleft", "insert", "put", "update")
 )
-"""Methods by which containers are changed."""
+"""Methods that change a container and return nothing."""
 _IMPORT_NAME = _NAMES["IMPORT_NAME"]
 
 _FLAG_BITS = {_NAMES["LOAD_GLOBAL"]: 1}
@@ -89,15 +84,22 @@ class Facts:
             as in ``("helpers", "scale")``.
         attributes: the names of all attributes that it reads.
         imports: its import statements.
-        changed: the variables from outside that it changes itself, by assignment to them or in
-            them, or by a method of containers.
+        written: the variables from outside that it changes, by assignment to them or in them, or
+            by a method of containers.
+        read: those that it reads for anything else.
     """
 
     digest: str
     chains: tuple[tuple[str, ...], ...]
     attributes: frozenset[str]
     imports: tuple[Import, ...]
-    changed: frozenset[str]
+    written: frozenset[str]
+    read: frozenset[str]
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The variables that it only writes to: what they hold is no part of what it computes."""
+        return self.written - self.read
 
 
 _known: dict[int, tuple[Facts, weakref.ref[CodeType]]] = {}
@@ -124,6 +126,7 @@ def nested(code: CodeType) -> Iterator[CodeType]:
 def _read(code: CodeType) -> Facts:
     inner = [read(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     reader = _Reader(code)
+    written, used = _written_and_read(code)
     lines = [*_signature(code), *reader.lines()]
     return Facts(
         tokens.digest("\n".join(lines)),
@@ -134,37 +137,44 @@ def _read(code: CodeType) -> Facts:
         ),
         frozenset(reader.attributes).union(*(facts.attributes for facts in inner)),
         tuple(dict.fromkeys([*reader.imports, *(one for facts in inner for one in facts.imports)])),
-        _changed(code).union(*(facts.changed for facts in inner)),
+        written.union(*(facts.written for facts in inner)),
+        used.union(*(facts.read for facts in inner)),
     )
 
 
-def _changed(code: CodeType) -> frozenset[str]:
-    """Return the variables from outside that code changes itself."""
+def _written_and_read(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the variables from outside that code changes, and those that it reads otherwise.
+
+    An assignment to part of a variable, as in ``counts[key] += 1``, begins where its name does.
+    """
     cells = _cell_names(code)
-    changed: set[str] = set()
-    starts: dict[Any, str] = {}
-    loaded: str | None = None
+    loads: set[tuple[str, Any]] = set()
+    writes: set[tuple[str, Any]] = set()
+    loaded: tuple[str, Any] | None = None
+    at: dict[Any, str] = {}
     for place, operation, argument in _places(code):
         if operation in _REBINDS:
-            changed.add(code.co_names[argument])
+            writes.add((code.co_names[argument], place))
         elif operation in _REBINDS_CELL and cells.get(argument) in code.co_freevars:
-            changed.add(cells[argument])
-        elif operation in _STORES_IN and place in starts:
-            changed.add(starts[place])
+            writes.add((cells[argument], place))
+        elif operation in _STORES_IN and place in at:
+            writes.add((at[place], place))
         elif (
             loaded is not None
             and operation in _ATTRIBUTE
             and code.co_names[argument >> _FLAG_BITS.get(operation, 0)] in _CHANGING
         ):
-            changed.add(loaded)
+            writes.add(loaded)
         loaded = None
         if operation in _GLOBAL:
-            loaded = code.co_names[argument >> _FLAG_BITS.get(operation, 0)]
+            loaded = code.co_names[argument >> _FLAG_BITS.get(operation, 0)], place
         elif operation == _LOADS_CELL and cells.get(argument) in code.co_freevars:
-            loaded = cells[argument]
-        if loaded is not None and place is not None:
-            starts[place] = loaded
-    return frozenset(changed)
+            loaded = cells[argument], place
+        if loaded is not None:
+            loads.add(loaded)
+            if place is not None:
+                at[place] = loaded[0]
+    return frozenset(name for name, _ in writes), frozenset(name for name, _ in loads - writes)
 
 
 def _cell_names(code: CodeType) -> dict[int, str]:
@@ -174,10 +184,7 @@ def _cell_names(code: CodeType) -> dict[int, str]:
 
 
 def _places(code: CodeType) -> Iterator[tuple[tuple[int, int] | None, int, int]]:
-    """Yield where in the text the expression of each instruction begins, and the instruction.
-
-    What is assigned to, as in ``counts[key] = 1``, begins where the variable in it does.
-    """
+    """Yield where in the text the expression of each instruction begins, and the instruction."""
     high = 0
     for (line, _, column, _), operation, low in zip(
         code.co_positions(), code.co_code[::2], code.co_code[1::2], strict=False

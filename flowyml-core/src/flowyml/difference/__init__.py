@@ -145,8 +145,11 @@ class Difference:
         return self.text()
 
     def to_data(self) -> dict[str, Any]:
-        """Return everything as JSON-able data."""
+        """Return everything as JSON-able data; a step's environment only if it is another."""
         data: dict[str, Any] = _plain(self)
+        for step in (*data["steps"], *data["upstream"]):
+            if step["environment"] == data["environment"]:
+                del step["environment"]
         return {**data, "identical": self.identical}
 
 

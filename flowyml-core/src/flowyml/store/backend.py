@@ -189,12 +189,11 @@ class LocalDirectory:
     def keys(self, folder: str) -> list[str]:
         """List a folder."""
         try:
-            return sorted(os.listdir(self.root / folder))
+            return sorted(os.listdir(self.root / folder))  # noqa: PTH208  (names alone, and faster)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise StoreError(f"{self.root / folder} can't be listed: {error.strerror}.") from error
-
 
     def stamp(self, folder: str) -> int | None:
         """Return the folder's time of modification, which is a few milliseconds coarse."""

@@ -28,7 +28,7 @@ from flowyml_pytorch.storing import files, structure
 from flowyml_pytorch.storing.kinds import NotRestorableError
 from flowyml_pytorch.storing.layout import KINDS, UNINITIALIZED
 from flowyml_pytorch.storing.matching import check_same_keys, shapes_of
-from flowyml_pytorch.storing.sharded import distributed, is_sharded, model_in, whole
+from flowyml_pytorch.storing.sharded import check_whole, distributed, is_sharded, model_in, whole
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.qscheme)
 
@@ -43,12 +43,16 @@ def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
 
 
 def digests(module: nn.Module, format: str) -> list[str]:
-    """Return the digests that make up what `save` would write."""
-    with whole([module]) as gathered:
-        return files.digests(_plan(model_in(module), gathered, format))
+    """Return the digests that make up what `save` would write.
+
+    Raises:
+        MaterializationError: when it is sharded.
+    """
+    check_whole([module])
+    return files.digests(_plan(model_in(module), None, format))
 
 
-def _plan(module: nn.Module, gathered: Mapping[int, Tensor], format: str) -> files.Plan:
+def _plan(module: nn.Module, gathered: Mapping[int, Tensor] | None, format: str) -> files.Plan:
     live = _state_of(module)
     state = OrderedDict((key, item) for key, item in live.items() if _is_plain(item))
     left_out = [key for key in live if key not in state]

@@ -1,6 +1,7 @@
 """Sharded modules seen whole: parameters gathered, and free of what the sharding put into them.
 
 Gathering is a collective operation: every process that holds a shard has to save at the same time.
+Whoever asks for a digest may be one process alone, so nothing is gathered for that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from flowyml.errors import MaterializationError
+from flowyml.properties import type_name
 from flowyml_pytorch.describing.classes import facts_of
 
 _MARKS = ("_is_fsdp_managed_module", "_fsdp_use_orig_params")
@@ -35,20 +38,49 @@ def whole(modules: Iterable[nn.Module]) -> Iterator[dict[int, Tensor]]:
     Gathering happens in one order on every process, before anything that may fail on some of them.
     Yields the whole tensors of those that are DTensors, by the identity of the shards.
     """
-    fsdp = sys.modules.get("torch.distributed.fsdp.fully_sharded_data_parallel")
     gathered: dict[int, Tensor] = {}
     with ExitStack() as stack:
         for module in modules:
-            parts = [*module.modules()]
-            if fsdp and any(isinstance(part, fsdp.FullyShardedDataParallel) for part in parts):
-                summon = fsdp.FullyShardedDataParallel.summon_full_params
-                stack.enter_context(summon(module, writeback=False))
-            elif any(_is_sharded_here(part) for part in parts):
+            if _is_flat(module):
+                fsdp = sys.modules[_FLAT].FullyShardedDataParallel
+                stack.enter_context(fsdp.summon_full_params(module, writeback=False))
+            elif any(map(_is_sharded_here, module.modules())):
                 state = module.state_dict(keep_vars=True)  # which also puts the shards in place
                 for tensor in state.values():
                     if isinstance(tensor, Tensor) and is_sharded(tensor):
                         gathered.setdefault(id(tensor), unsharded(tensor))
         yield gathered
+
+
+def check_whole(modules: Iterable[nn.Module]) -> None:
+    """Make sure that modules can be looked at without the processes that hold the rest of them.
+
+    Raises:
+        MaterializationError: when they are sharded.
+    """
+    for module in modules:
+        if _is_flat(module) or any(map(_is_sharded_here, module.modules())):
+            raise spread(module)
+
+
+def spread(what: Any) -> MaterializationError:
+    """Return the error that something is sharded where it would have to be whole."""
+    return MaterializationError(
+        f"A {type_name(what)} is sharded over several processes, so no single one of them knows "
+        f"its content. Take the digest that it gets when all of them save it: "
+        f"store.save(obj, name).digest."
+    )
+
+
+_FLAT = "torch.distributed.fsdp.fully_sharded_data_parallel"
+
+
+def _is_flat(module: nn.Module) -> bool:
+    """Tell whether a module has parts that the first FSDP sharded, into flat parameters."""
+    fsdp = sys.modules.get(_FLAT)
+    return fsdp is not None and any(
+        isinstance(part, fsdp.FullyShardedDataParallel) for part in module.modules()
+    )
 
 
 def _is_sharded_here(module: nn.Module) -> bool:

@@ -35,7 +35,13 @@ from flowyml_pytorch.storing.policy import (
     takes_parametrizations,
     takes_place_in_tensor,
 )
-from flowyml_pytorch.storing.sharded import is_sharded, model_in, unsharded, unsharded_state
+from flowyml_pytorch.storing.sharded import (
+    is_sharded,
+    model_in,
+    spread,
+    unsharded,
+    unsharded_state,
+)
 
 SCHEMA = 1
 """Version of the structure's layout."""
@@ -66,15 +72,17 @@ class Structure:
     required_trust: tuple[str, ...]
 
 
-def encode(gathered: Mapping[int, Tensor] = _NOTHING, /, **values: Any) -> Structure:
+def encode(gathered: Mapping[int, Tensor] | None = _NOTHING, /, **values: Any) -> Structure:
     """Encode values that may have parts in common, such as a module and its state dict.
 
     Args:
-        gathered: sharded tensors that are whole already, by the identity of their shards.
+        gathered: sharded tensors that are whole already, by the identity of their shards; None
+            where there is nobody to gather the others with.
         **values: the values, by the names that they get in the structure.
 
     Raises:
         NotRestorableError: when a part can't be restored exactly.
+        MaterializationError: when a tensor is sharded that can't be gathered.
     """
     encoder = _Encoder(gathered)
     forms = {key: encoder.whole(value, key) for key, value in values.items()}
@@ -106,7 +114,7 @@ class _Key:
 
 
 class _Encoder:
-    def __init__(self, gathered: Mapping[int, Tensor] = _NOTHING) -> None:
+    def __init__(self, gathered: Mapping[int, Tensor] | None = _NOTHING) -> None:
         self._gathered = gathered
         self.objects: list[Any] = []
         self.tensors: list[Tensor] = []
@@ -254,9 +262,7 @@ class _Encoder:
                 raise NotRestorableError(path, f"a tensor of type {type(tensor).__qualname__}")
             self._alive.append(tensor)
             number = self._tensor_numbers[id(tensor)] = len(self.tensors)
-            self.tensors.append(
-                self._gathered[id(tensor)] if id(tensor) in self._gathered else unsharded(tensor)
-            )
+            self.tensors.append(self._whole(tensor))
             attributes = vars(tensor) if self._exact and type(tensor) in KINDS else {}
             given = attributes.items()
             own = next((name for name, item in given if takes_place_in_tensor(name, item)), None)
@@ -267,6 +273,12 @@ class _Encoder:
                     name: self.value(item, f"{path}.{name}") for name, item in attributes.items()
                 }
         return number
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        if self._gathered is None and is_sharded(tensor):
+            raise spread(tensor)
+        known = (self._gathered or _NOTHING).get(id(tensor))
+        return unsharded(tensor) if known is None else known
 
     def _method(self, method: types.MethodType, path: str) -> list[Any]:
         function, owner = method.__func__, method.__self__

@@ -21,7 +21,7 @@ from flowyml_pytorch.storing import files, structure
 from flowyml_pytorch.storing.kinds import NotRestorableError
 from flowyml_pytorch.storing.matching import check_same_keys, shapes_of
 from flowyml_pytorch.storing.rebuild import read_structure
-from flowyml_pytorch.storing.sharded import whole
+from flowyml_pytorch.storing.sharded import check_whole, whole
 
 
 def save(value: Any, folder: Path, options: SaveOptions) -> SaveResult:
@@ -38,10 +38,10 @@ def digests(value: Any) -> list[str]:
     """Return the digests that make up what `save` would write.
 
     Raises:
-        MaterializationError: naming the part of it that can't be captured.
+        MaterializationError: naming the part of it that can't be captured, or is sharded.
     """
-    with whole(_modules_in(value)) as gathered:
-        return files.digests(_plan(value, gathered))
+    check_whole(_modules_in(value))
+    return files.digests(_plan(value, None))
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:
@@ -54,7 +54,7 @@ def _modules_in(value: Any) -> Iterator[nn.Module]:
         yield from itertools.chain.from_iterable(map(_modules_in, value))
 
 
-def _plan(value: Any, gathered: Mapping[int, Tensor]) -> files.Plan:
+def _plan(value: Any, gathered: Mapping[int, Tensor] | None) -> files.Plan:
     parts = {}
     try:
         if isinstance(value, _STATEFUL):
