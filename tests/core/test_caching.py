@@ -258,10 +258,10 @@ def test_a_failed_call_is_not_kept() -> None:
     def fail(n: int) -> int:
         calls.append(n)
         if len(calls) == 1:
-            raise ValueError
+            raise ValueError("no")
         return n
 
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no"):
         fail(1)
     assert fail(1) == 1
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import importlib_metadata
 import pytest
 from hypothesis import given
@@ -283,6 +284,12 @@ def test_a_framework_is_asked_once_it_is_imported(
         "other": {"version": "2"},
     }
     assert environment.environment()["adapters"]["plugin"].endswith("Plugin")
+
+
+def test_an_adapter_that_is_left_out_is_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = [attrs.evolve(info, state=s) for info in adapters.list() for s in ("disabled", "broken")]
+    monkeypatch.setattr(adapters, "list", lambda: out)
+    assert environment.environment()["adapters"] == {}
 
 
 @pytest.mark.parametrize(

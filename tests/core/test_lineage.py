@@ -186,8 +186,11 @@ def test_one_missing_parent_is_one_whether_its_digest_is_known_or_not(store: Sto
     a, b = Parent("base@v1"), Parent("base@v1", "a" * 64)
     save(store, "first", 1, parent=a)
     save(store, "second", 2, parent=b)
-    save(store, "both", 3, parent=["first@v1", "second@v1"])
-    assert lineage(store, "both").up == ("first@v1", "second@v1", "base@v1")
+    save(store, "third", 3, parent=a)
+    save(store, "all", 4, parent=["first@v1", "second@v1", "third@v1"])
+    found = lineage(store, "all")
+    assert found.up == ("first@v1", "second@v1", "third@v1", "base@v1")
+    assert found.nodes[-1].digest == "a" * 64
 
 
 def test_other_versions_with_the_same_content_are_named(store: Store) -> None:
@@ -256,6 +259,15 @@ def test_a_damaged_parent_is_named_though_another_has_its_content(family: Store)
     damage(family, "data")
     with pytest.warns(FlowymlWarning):
         assert "data@v1" in lineage(family, "digits@v1").up
+
+
+def test_what_somebody_deletes_meanwhile_is_left_out(
+    family: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lineage(family, "digits@v1")
+    refs = [*family.refs(), "pruned@v2"]
+    monkeypatch.setattr(family, "refs", lambda: refs)
+    assert lineage(family, "digits@v1") == before
 
 
 def test_the_asset_itself_is_damaged(family: Store) -> None:

@@ -147,9 +147,9 @@ def test_a_step_that_raises_keeps_what_it_saved(store: Store) -> None:
     @step(store=store)
     def train() -> None:
         store.save([1], "half")
-        raise ValueError
+        raise ValueError("no")
 
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="no"):
         train()
     (record,) = runs(store)[-1].steps
     assert (record.status, record.saved) == ("failed", ["half@v1"])

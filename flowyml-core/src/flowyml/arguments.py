@@ -16,7 +16,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import date, datetime, time
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 

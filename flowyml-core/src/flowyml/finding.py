@@ -191,8 +191,11 @@ def _code_differences(record: RunRecord, then: StepRecord, step: Step[..., Any])
     if before is None:
         yield f"what the code of {then.name} was is not recorded"
     else:
-        given = {name: _already_there(name) for name in before.given}
-        there = [item for item in given.values() if isinstance(item, (types.FunctionType, type))]
+        there = [
+            item
+            for item in map(_already_there, before.given)
+            if isinstance(item, (types.FunctionType, type))
+        ]
         after = code.describe_call(step.function, there, content_digest_of)
         if after.digest != before.digest:
             yield from code.differences(before, after) or [f"{then.function} changed"]

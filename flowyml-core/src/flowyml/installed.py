@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 def distributions() -> dict[str, str]:
@@ -18,7 +19,8 @@ def distributions() -> dict[str, str]:
 
     Of those with one name, that counts which Python finds first.
     """
-    entries = [each for each in sys.path if isinstance(each, str)]
+    path: list[Any] = sys.path
+    entries = [str(each) for each in path if isinstance(each, str)]
     return {**_distributions(tuple((each or os.curdir, _changed(each)) for each in entries))}
 
 
