@@ -11,11 +11,13 @@ import ctypes
 import itertools
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -26,7 +28,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowyml import Store, adapters, hookimpl
+from flowyml import Store, adapters, hookimpl, runs, step
+from flowyml import run as run_of_steps
 from flowyml.errors import AssetNotFoundError, FlowymlError, StoreError
 from flowyml.interfaces import LoadOptions, Materializer, Saved, SaveOptions, SaveResult
 
@@ -288,6 +291,35 @@ def mount(*options: str) -> None:
 
 
 # Processes that are killed.
+
+
+@in_new_process
+def test_a_run_that_is_killed_at_any_moment_says_what_was_done() -> None:
+    store = Store("store")
+
+    @step(store=store)
+    def double(number: int) -> list[int]:
+        return [number, number]
+
+    def work(moment: int) -> None:
+        with run_of_steps("pair", store=store):
+            double(moment)
+            double(-moment)
+
+    for moment in killed(work):
+        records = runs(store)
+        assert len(records) <= moment + 1
+        for record in records:
+            outputs = [output for each in record.steps for output in each.outputs]
+            assert all(store.get(output.ref).digest == output.digest for output in outputs)
+            done = [each.status for each in record.steps]
+            assert done in ([], ["running"], ["completed"], ["completed", "running"], PAIR)
+    assert records[-1].status == "completed"
+    assert len(records[-1].outputs) == 2
+    assert {len(record.steps) for record in records} == {0, 1, 2}
+
+
+PAIR = ["completed", "completed"]
 
 
 @in_new_process
@@ -649,6 +681,43 @@ def test_collecting_and_deleting_make_room_on_a_full_disk() -> None:
         store.delete(store.refs()[-1])
         make_room()
     assert store.refs() == []
+
+
+@on_a_small_disk
+def test_a_disk_that_is_full_when_a_step_ends_takes_no_result() -> None:
+    elsewhere = Store("elsewhere")
+    for room in itertools.count():
+        make_room()
+        store = Store(f"disk/{room}")
+
+        def train(room: int) -> Any:
+            leave_pages(room)
+            return np.arange(5000 + room)
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = step(store=store)(train)(room)
+        assert np.array_equal(result, np.arange(5000 + room))
+        assert elsewhere.save(result, "rescued").version == f"v{room + 1}"
+        make_room()
+        records = runs(store)
+        assert [record.name for record in records] == ["train"]
+        shutil.rmtree(store.path)
+        if not caught:
+            break
+        told = " ".join(str(warning.message) for warning in caught)
+        assert "No space left on device" in told
+        assert "could not be written" in told or "was not stored" in told
+    assert room > 2, "the disk was hardly full"
+
+
+@on_a_small_disk
+def test_a_disk_that_is_full_before_a_step_is_told_before_anything_is_computed() -> None:
+    leave_pages(0)
+    computed = []
+    with pytest.raises(StoreError, match="No space left on device"):
+        step(store=Store("disk/store"))(lambda: computed.append(1))()
+    assert computed == []
 
 
 @on_a_small_disk

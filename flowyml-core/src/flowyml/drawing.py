@@ -96,7 +96,7 @@ def as_text(lineage: Lineage) -> str:
         own += f", the same content as {_listed(lineage.equal)}"
     upper = [f"{indent}○ {_line(nodes[place.id], place, 'further down')}" for indent, place in up]
     lower = [f"{indent}○ {_line(nodes[place.id], place, 'further up')}" for indent, place in down]
-    return "\n".join([*reversed(upper), f"● {own}", *lower]) + "\n"
+    return "\n".join([*reversed(upper), f"● {own}", *lower])
 
 
 def _line(node: Node, place: _Place | None, elsewhere: str = "") -> str:
@@ -156,7 +156,7 @@ def as_mermaid(lineage: Lineage) -> str:
         label = "<br>".join(_escaped(text) for text in texts if text)
         lines.append(f'    {names[edge.parent]} -->|"{label}"| {names[edge.child]}')
     lines.append(f"    style {names[lineage.ref]} stroke-width:4px")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _escaped(text: str) -> str:

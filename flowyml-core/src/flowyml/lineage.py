@@ -132,7 +132,7 @@ class Lineage:
         return self.text()
 
     def _repr_markdown_(self) -> str:
-        return f"```mermaid\n{self.mermaid()}```\n"
+        return f"```mermaid\n{self.mermaid()}\n```\n"
 
     def to_data(self) -> dict[str, Any]:
         """Return everything as JSON-able data."""
