@@ -1,20 +1,18 @@
-"""What `steps.py` has measured in processes of their own: steps of flowyml, tasks of the peers.
+"""How long flowyml takes to record steps, to find cached results and to digest arguments.
 
 Every function measures one case in the folder that it gets and returns plain figures, after it has
-made sure that what it timed was recorded. This file runs in the peers' environments too, so only
-the standard library is imported with it.
+made sure that what it timed is right. This file runs in the peers' environments too, so only the
+standard library is imported with it.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,11 +20,11 @@ from unittest import mock
 LINE = b"x" * 1_499 + b"\n"
 """As long as what the record of a trivial step consists of."""
 
-WARM, HUNDRED, BATCH, HITS = 5, 100, 10, 11
+WARM, HUNDRED, HITS = 5, 100, 11
 STEP, APPEND, REPLACE = "step", "append + fsync", "write + fsync + rename + fsync of the folder"
 MEGABYTE = 1_000_000
 
-Figures = dict[str, float | None]
+Figures = dict[str, float]
 
 
 def nothing(number: int) -> None:
@@ -96,13 +94,7 @@ def figures(times: list[float], floor: list[float]) -> Figures:
     """Sum up calls: what each takes, and whether the last ones take longer than the first."""
     first, last = statistics.median(times[:HUNDRED]), statistics.median(times[-HUNDRED:])
     median = statistics.median(times)
-    return {
-        "median": median,
-        "ratio": median / statistics.median(floor),
-        "first": first,
-        "last": last,
-        "drift": last / first,
-    }
+    return {"median": median, "ratio": median / statistics.median(floor), "drift": last / first}
 
 
 def overhead(folder: Path, case: str, alone: bool, count: int) -> dict[str, Figures]:
@@ -125,7 +117,6 @@ def overhead(folder: Path, case: str, alone: bool, count: int) -> dict[str, Figu
         check(store, WARM + 1 + count, outputs=case == "value")
     found = {name: figures(values, times[APPEND]) for name, values in times.items()}
     found[STEP]["fsyncs"] = synced.call_count
-    found[STEP]["to replace"] = found[STEP]["median"] / found[REPLACE]["median"]
     return found
 
 
@@ -193,15 +184,12 @@ def module(megabytes: int) -> Any:
 MAKERS: dict[str, Callable[[int], Any]] = {"array": array, "module": module}
 
 
-def made(kind: str, megabytes: int) -> Any:
-    """Build what a cached step returns."""
-    return MAKERS[kind](megabytes)
-
-
 def hits(folder: Path, kind: str, megabytes: int) -> dict[str, float]:
-    """Time calls of a cached step: the store is what an earlier process left, if there was one."""
+    """Time calls of a cached step: the first computes it, unless an earlier process did."""
+    MAKERS[kind](1)  # imports what it needs, which is no part of a call
     from flowyml import Store, run, step
 
+    known = (folder / "store").exists()
     store = Store(folder / "store")
     call = step("cached", store=store, cache=True)(MAKERS[kind])
     with run("cached", store=store) as this_run:
@@ -212,14 +200,11 @@ def hits(folder: Path, kind: str, megabytes: int) -> dict[str, float]:
             loads.append(seconds(store.load, "cached"))
         result = call(megabytes)
     taken = sum(record.cached_from is not None for record in this_run.steps)
-    if taken < HITS + 1 or not same(result, made(kind, megabytes)):
-        raise RuntimeError("a call's result wasn't taken from the first one; no time to measure")
-    return {
-        "first": first,
-        "taken": taken == len(this_run.steps),
-        "next": statistics.median(times),
-        "load": statistics.median(loads),
-    }
+    if taken != len(this_run.steps) - (not known):
+        raise RuntimeError(f"{taken} of {len(this_run.steps)} calls were hits; no time to measure")
+    if not same(result, MAKERS[kind](megabytes)):
+        raise RuntimeError("a hit isn't what was computed")
+    return {"first": first, "next": statistics.median(times), "load": statistics.median(loads)}
 
 
 def same(one: Any, other: Any) -> bool:
@@ -235,7 +220,7 @@ def digests(folder: Path, kind: str, megabytes: int) -> dict[str, float]:
 
     from flowyml.identity import content_digest_of
 
-    data = made(kind, megabytes)
+    data = MAKERS[kind](megabytes)
     plain = memoryview(data if kind == "array" else data.weight.detach().numpy()).cast("B")
     times: dict[str, list[float]] = {"floor": [], "digest": []}
     for _ in range(HITS):
@@ -243,103 +228,3 @@ def digests(folder: Path, kind: str, megabytes: int) -> dict[str, float]:
         times["digest"].append(seconds(content_digest_of, data))
     gigabytes = len(plain) / 1e9
     return {name: statistics.median(values) / gigabytes for name, values in times.items()}
-
-
-def in_batches(pipeline_of: Callable[[int], object], rounds: int) -> Iterable[float]:
-    """Return seconds for each further step of a pipeline: a long one less a short one."""
-    pipeline_of(1)
-    for _ in range(rounds):
-        short, long = seconds(pipeline_of, 1), seconds(pipeline_of, 1 + BATCH)
-        yield (long - short) / BATCH
-
-
-def zenml(case: str, rounds: int) -> list[float]:
-    """Time steps of a pipeline on the local stack that ZenML sets up by default."""
-    from zenml import pipeline, step
-
-    def nothing(number: int) -> None:
-        return None
-
-    def value(number: int) -> float:
-        return number / 7
-
-    one = step(enable_cache=False)({"nothing": nothing, "value": value}[case])
-
-    @pipeline(enable_cache=False)
-    def steps(count: int) -> None:
-        for number in range(count):
-            one(number)
-
-    found = list(in_batches(lambda count: steps(count), rounds))
-    from zenml.client import Client
-
-    recorded = Client().list_pipeline_runs(size=1).total
-    if recorded != 1 + 2 * rounds:
-        raise RuntimeError(f"{recorded} of {1 + 2 * rounds} runs are recorded")
-    return found
-
-
-def mlflow(case: str, rounds: int) -> list[float]:
-    """Time runs in the local database that MLflow sets up by default; it has nothing smaller."""
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    mlflow.set_experiment("benchmark")
-
-    def one(number: int) -> None:
-        with mlflow.start_run():
-            mlflow.log_params({"number": number})
-            if case == "value":
-                mlflow.log_metric("result", value(number))
-
-    one(0)
-    found = [seconds(one, number) for number in range(1, 1 + rounds * BATCH)]
-    recorded = len(mlflow.search_runs(output_format="list"))
-    if recorded != 1 + rounds * BATCH:
-        raise RuntimeError(f"{recorded} of {1 + rounds * BATCH} runs are recorded")
-    return found
-
-
-def another_flowyml(case: str, rounds: int) -> list[float]:
-    """Time steps of a pipeline of the public package that has our name, without its web server."""
-    from flowyml import Pipeline, step
-
-    def named(number: int) -> Any:
-        function = functools.partial(FUNCTIONS[case], number)
-        functools.update_wrapper(function, FUNCTIONS[case])
-        return step(name=f"step{number}", cache=False, register=False)(lambda: function())
-
-    def steps(count: int) -> None:
-        pipeline = Pipeline("benchmark", enable_cache=False)
-        for number in range(count):
-            pipeline.add_step(named(number))
-        done = pipeline.run(auto_start_ui=False)
-        if not done.success or len(done.step_results) != count:
-            raise RuntimeError("its pipeline failed")
-
-    return list(in_batches(steps, rounds))
-
-
-PEERS = {
-    "ZenML": ("zenml", zenml, "a step, with its share of compiling the pipeline"),
-    "MLflow": ("mlflow", mlflow, "start_run, log_params, end_run"),
-    "another flowyml": ("flowyml", another_flowyml, "a step of a pipeline"),
-}
-"""Distribution, what is timed, and how that is called."""
-
-
-def peer(folder: Path, name: str, case: str, rounds: int) -> dict[str, Any]:
-    """Time a peer's trivial steps with what it sets up in an empty home, beside the floor."""
-    os.environ["HOME"] = os.environ["USERPROFILE"] = str(folder)
-    os.environ["ZENML_CONFIG_PATH"] = str(folder / "zenml")
-    os.chdir(folder)
-    distribution, measure, _ = PEERS[name]
-    times = measure(case, rounds)
-    floor = [seconds(append, folder / "appended") for _ in range(HUNDRED)]
-    median = statistics.median(times)
-    return {
-        "version": metadata.version(distribution),
-        "median": median,
-        "ratio": median / statistics.median(floor),
-    }

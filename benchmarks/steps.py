@@ -39,7 +39,7 @@ from recording import APPEND, MAKERS, REPLACE, STEP
 RUNS, LONG = (100, 1_000), 4_000
 STEPS, FEWER = 1_000, 200
 HIT, DIGESTED = 45, 400  # MB
-PEER_ROUNDS = 3
+PEER_ROUNDS = 5
 PARTS = ("overhead", "totals", "peers", "runs", "hits", "digests")
 
 CASES = {
@@ -77,11 +77,9 @@ def kinds() -> list[str]:
     return found
 
 
-def report_overhead(rounds: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Print what a trivial step takes; return that by function, of steps within a run."""
+def report_overhead(rounds: int, folder: Path) -> None:
     print(f"\nA trivial step; {rounds} new processes of {FEWER} to {STEPS:,} calls")
-    row("", "median", "× append", "× replace", "first 100", "last 100", "last/first", "fsyncs")
-    found: dict[str, dict[str, float]] = {}
+    row("", "median", "× append", "last/first", "fsyncs")
     rows: list[tuple[str, float, float]] = []
     for name, (function, alone, count) in CASES.items():
         if function == "random" and not find_spec("torch"):
@@ -94,14 +92,11 @@ def report_overhead(rounds: int, folder: Path) -> dict[str, dict[str, float]]:
         steps = [answer[STEP] for answer in answers]
         report_calls(name, steps)
         rows.append((name, median_of("median", steps), median_of("drift", steps)))
-        if not alone:
-            found[function] = {key: median_of(key, steps) for key in ("median", "ratio")}
     row("bound", "at most", "measured", "holds")
     for name, median, _ in rows:
         bound(name, 2, 1000 * median, "ms")
     for name, _, drift in rows:
         bound(f"{name}: last/first", 1.25, drift, "×")
-    return found
 
 
 def report_calls(name: str, calls: Sequence[dict[str, float]]) -> None:
@@ -109,9 +104,6 @@ def report_calls(name: str, calls: Sequence[dict[str, float]]) -> None:
         name,
         ms(median_of("median", calls)),
         f"{median_of('ratio', calls):.2f} ×",
-        f"{median_of('to replace', calls):.2f} ×" if "to replace" in calls[0] else "",
-        ms(median_of("first", calls)),
-        ms(median_of("last", calls)),
         f"{median_of('drift', calls):.2f} ×",
         f"{median_of('fsyncs', calls):.0f}" if "fsyncs" in calls[0] else "",
     )
@@ -133,37 +125,30 @@ def report_totals(rounds: int, folder: Path, counts: Sequence[int]) -> None:
         bound(f"a step of {count:,} / a step of {counts[0]}", 1.25, ratio, "×")
 
 
-def report_peers(rounds: int, folder: Path, ours: dict[str, dict[str, float]]) -> None:
-    print(f"\nA trivial step of the peers; {rounds} batches")
-    row("", "median", "× append", "ours is", "by floors")
+def report_peers(rounds: int, folder: Path) -> None:
+    print(f"\nA trivial step of the peers; {rounds} batches, ours just before")
+    row("", "median", "ours", "× ours")
     for name, (variable, _) in PEERS.items():
         python = os.environ.get(variable, "")
-        if not python:
-            print(f"  {name}: not measured ({variable} names no Python that has it)")
-            continue
-        what = recording.PEERS[name][2]
-        for case, returns in (("nothing", "nothing"), ("value", "a number")):
-            arguments = [str(folder), "peer", name, case, str(rounds)]
-            try:
-                found = answer_of(python, arguments, folder)
-            except (OSError, RuntimeError) as error:
-                print(f"  {name}: not measured ({str(error).splitlines()[-1]})")
-                break
-            row(
-                f"{name} {found['version']}, returns {returns}",
-                ms(found["median"]),
-                f"{found['ratio']:.1f} ×",
-                f"1/{found['median'] / ours[case]['median']:.1f}",
-                f"1/{found['ratio'] / ours[case]['ratio']:.1f}",
-            )
-        else:
-            print(f"    timed is {what}")
+        try:
+            if not python:
+                raise RuntimeError(f"{variable} names no Python that has it")
+            for case in ("nothing", "value"):
+                report_peer(name, python, case, rounds, folder)
+        except (OSError, RuntimeError) as error:
+            print(f"  {name}: not measured ({str(error).splitlines()[-1]})")
+
+
+def report_peer(name: str, python: str, case: str, rounds: int, folder: Path) -> None:
+    (answer,) = in_new_processes(1, folder, "overhead", case, 0, FEWER)
+    ours = answer[STEP]["median"]
+    found = answer_of(python, [str(folder), "peer", name, case, str(rounds)], folder)
+    label = f"{name} {found['version']}: {recording.PEERS[name].timed[case]}"
+    row(label, ms(found["median"]), ms(ours), f"{found['median'] / ours:.1f} ×")
 
 
 def report_runs(rounds: int, folder: Path) -> None:
-    print(
-        f"\nAn empty run: a process's first, for which the environment is found out, and the next"
-    )
+    print("\nAn empty run: a process's first, for which the environment is found out, and the next")
     row("", "first", "next", "first/next")
     for name in ("", *(name for name in ("numpy", "torch") if find_spec(name))):
         found = in_new_processes(rounds, folder, "first_runs", name)
@@ -174,7 +159,7 @@ def report_runs(rounds: int, folder: Path) -> None:
 
 def report_hits(rounds: int, folder: Path) -> None:
     print(f"\nA cached step that returns {HIT} MB; store.load of the same is the floor")
-    row("", "computed", "new process", "hit", "store.load", "hit/load")
+    row("", "computed", "first hit", "hit", "store.load", "hit/load")
     for kind in kinds():
         with tempfile.TemporaryDirectory(dir=folder) as place:
             computed, *found = [
@@ -183,7 +168,8 @@ def report_hits(rounds: int, folder: Path) -> None:
             ]
         hit, load = median_of("next", found), median_of("load", found)
         first = median_of("first", found)
-        row(f"{kind}", *map(ms, (computed["first"], first, hit, load)), f"{hit / load:.2f} ×")
+        row(kind, *map(ms, (computed["first"], first, hit, load)), f"{hit / load:.2f} ×")
+    print("  'first hit' is that of a new process.")
 
 
 def report_digests(rounds: int, folder: Path) -> None:
@@ -225,13 +211,12 @@ def main() -> None:
     print(f"Python {sys.version.split()[0]}, flowyml-core {version}, {os.cpu_count()} processors")
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary).absolute()
-        ours: dict[str, dict[str, float]] = {}
-        if "overhead" in parts or "peers" in parts:
-            ours = report_overhead(rounds, folder)
+        if "overhead" in parts:
+            report_overhead(rounds, folder)
         if "totals" in parts:
             report_totals(rounds, folder, (*RUNS, LONG) if options.long else RUNS)
         if "peers" in parts:
-            report_peers(PEER_ROUNDS, folder, ours)
+            report_peers(PEER_ROUNDS, folder)
         if "runs" in parts:
             report_runs(rounds, folder)
         if "hits" in parts:

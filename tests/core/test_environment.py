@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowyml import adapters, encoding, environment, hardware, hookimpl, installed, invocation
-from flowyml.environment import differences
+from flowyml import adapters, encoding, environment, hookimpl
+from flowyml.environment import differences, hardware, installed, invocation
 from flowyml.errors import AdapterWarning
 from flowyml.interfaces import Extractor
 

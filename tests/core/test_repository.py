@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from flowyml import git as git_module
-from flowyml import repository
-from flowyml.commands import succeeds
-from flowyml.repository import describe
+from flowyml.environment import git as git_module
+from flowyml.environment import repository
+from flowyml.environment.commands import succeeds
+from flowyml.environment.repository import describe
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

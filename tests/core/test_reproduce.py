@@ -24,7 +24,7 @@ from flowyml import Store, run, runs, step
 from flowyml.errors import IntegrityError, StoreError
 from flowyml.interfaces import Change
 from flowyml.reproducing import reproduce
-from flowyml.reproduction import (
+from flowyml.reproducing.reproduction import (
     OutputReproduction,
     Reproduction,
     StepReproduction,

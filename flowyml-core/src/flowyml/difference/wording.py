@@ -19,7 +19,7 @@ from flowyml.digests import is_digest
 from flowyml.interfaces import Change
 from flowyml.leaves import shortened
 from flowyml.records import Input
-from flowyml.reproduction import in_words
+from flowyml.reproducing.reproduction import in_words
 
 _DIGITS = 12
 """Of a digest; enough to tell any two apart."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flowyml import commands
+from flowyml.environment import commands
 
 _ROOT = Path("/")
 _SECONDS = 5.0

@@ -14,7 +14,7 @@ import attrs
 from blake3 import blake3
 
 from flowyml.digests import digest_of_bytes
-from flowyml.git import Git, git_folder, head, read
+from flowyml.environment.git import Git, git_folder, head, read
 
 _SECONDS = 5.0
 """How long git may take in all."""

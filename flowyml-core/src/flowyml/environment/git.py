@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import attrs
 
-from flowyml import commands
+from flowyml.environment import commands
 
 Config: TypeAlias = Sequence[tuple[str, str, str]]
 """Settings: the scope, the key and the value of each."""

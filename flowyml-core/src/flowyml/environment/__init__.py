@@ -26,16 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flowyml import (
-    adapters,
-    encoding,
-    hardware,
-    installed,
-    invocation,
-    properties,
-    repository,
-    variables,
-)
+from flowyml import adapters, encoding, properties
+from flowyml.environment import hardware, installed, invocation, repository, variables
 from flowyml.errors import AdapterNotFoundError, AdapterWarning, told, warn
 from flowyml.interfaces import Extractor
 from flowyml.properties import type_name

@@ -17,9 +17,9 @@ from typing import Any
 
 import attrs
 
-from flowyml import code, repository, scripts, steps
+from flowyml import code, scripts, steps
 from flowyml.environment import differences as environment_differences
-from flowyml.environment import environment
+from flowyml.environment import environment, repository
 from flowyml.errors import told
 from flowyml.identity import NoDigestError, content_digest_of
 from flowyml.records import RunRecord, StepRecord

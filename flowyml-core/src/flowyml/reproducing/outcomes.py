@@ -11,7 +11,7 @@ from flowyml.identity import NoDigestError, content_digest_of
 from flowyml.interfaces import Change
 from flowyml.names import parse_ref
 from flowyml.records import Failure, StepRecord
-from flowyml.reproduction import OutputReproduction
+from flowyml.reproducing.reproduction import OutputReproduction
 from flowyml.store import Store
 
 Path = tuple[tuple[str, int], ...]

@@ -16,14 +16,15 @@ from typing import Any
 import attrs
 
 from flowyml import arguments as calls
-from flowyml import finding, outcomes, running
+from flowyml import running
 from flowyml.errors import FlowymlError, StoreError, told
 from flowyml.models import described
 from flowyml.names import parse_ref
 from flowyml.records import RunRecord, StepRecord
-from flowyml.reproduction import Reproduction, StepReproduction
+from flowyml.reproducing import finding, outcomes
+from flowyml.reproducing.reproduction import Reproduction, StepReproduction
+from flowyml.reproducing.scratch import Scratch, formats_of
 from flowyml.running import Run, find_run, states_of
-from flowyml.scratch import Scratch, formats_of
 from flowyml.scripts import refuse_while_loading
 from flowyml.steps import Step, find
 from flowyml.store import Store
