@@ -117,6 +117,7 @@ def overhead(folder: Path, case: str, alone: bool, count: int) -> dict[str, Figu
         check(store, WARM + 1 + count, outputs=case == "value")
     found = {name: figures(values, times[APPEND]) for name, values in times.items()}
     found[STEP]["fsyncs"] = synced.call_count
+    found[STEP]["own drift"] = found[STEP]["drift"] / found[APPEND]["drift"]
     return found
 
 

@@ -1,8 +1,8 @@
 """Recording trivial steps durably, beside what the disk takes for that, and beside the peers.
 
 Run it as ``python benchmarks/steps.py``, where flowyml-core is installed; torch with
-flowyml-pytorch, and NumPy, add cases. It takes a minute on a local disk. ``--folder`` says whose
-disk is measured: a memory file system needs nothing for an fsync.
+flowyml-pytorch, and NumPy, add cases. It takes a minute on a local disk, and half a minute for each
+peer. ``--folder`` says whose disk is measured: on a memory file system, an fsync costs nothing.
 
 The peers have environments of their own, which need no torch::
 
@@ -31,9 +31,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import peers
 import recording
-from imports import PEERS, QUIET, bound, row
+from imports import PEERS as VARIABLES
+from imports import QUIET, bound, row
 from measured import Answers, answer_of
+from peers import PEERS, Peer
 from recording import APPEND, MAKERS, REPLACE, STEP
 
 RUNS, LONG = (100, 1_000), 4_000
@@ -91,12 +94,13 @@ def report_overhead(rounds: int, folder: Path) -> None:
                 report_calls(floor, [answer[floor] for answer in answers])
         steps = [answer[STEP] for answer in answers]
         report_calls(name, steps)
-        rows.append((name, median_of("median", steps), median_of("drift", steps)))
+        rows.append((name, median_of("median", steps), median_of("own drift", steps)))
     row("bound", "at most", "measured", "holds")
     for name, median, _ in rows:
         bound(name, 2, 1000 * median, "ms")
     for name, _, drift in rows:
-        bound(f"{name}: last/first", 1.25, drift, "×")
+        bound(f"{name}: drift", 1.25, drift, "×")
+    print("  'last/first' is of a hundred calls each; 'drift' is that beside the first floor's.")
 
 
 def report_calls(name: str, calls: Sequence[dict[str, float]]) -> None:
@@ -126,25 +130,36 @@ def report_totals(rounds: int, folder: Path, counts: Sequence[int]) -> None:
 
 
 def report_peers(rounds: int, folder: Path) -> None:
-    print(f"\nA trivial step of the peers; {rounds} batches, ours just before")
+    print(f"\nA trivial step of the peers; {rounds} batches, ours before and after them")
     row("", "median", "ours", "× ours")
-    for name, (variable, _) in PEERS.items():
-        python = os.environ.get(variable, "")
+    for name, peer in PEERS.items():
+        variable, _ = VARIABLES[name]
+        python = os.environ.get(variable)
+        if not python:
+            print(f"  {name}: not measured ({variable} names no Python that has it)")
+            continue
+        before = ours(peer, folder)
         try:
-            if not python:
-                raise RuntimeError(f"{variable} names no Python that has it")
-            for case in ("nothing", "value"):
-                report_peer(name, python, case, rounds, folder)
+            found = answer_of(python, [str(folder), "peer", name, str(rounds)], folder)
         except (OSError, RuntimeError) as error:
             print(f"  {name}: not measured ({str(error).splitlines()[-1]})")
+            continue
+        after = ours(peer, folder)
+        for case, what in peer.timed.items():
+            own = (before[case] + after[case]) / 2
+            times = f"{found[case] / own:.1f} ×"
+            row(f"{name} {found['version']}: {what}", ms(found[case]), ms(own), times)
+        if peer.alone:
+            print(f"  {name} has nothing smaller than a run, so ours is a step in one of its own.")
 
 
-def report_peer(name: str, python: str, case: str, rounds: int, folder: Path) -> None:
-    (answer,) = in_new_processes(1, folder, "overhead", case, 0, FEWER)
-    ours = answer[STEP]["median"]
-    found = answer_of(python, [str(folder), "peer", name, case, str(rounds)], folder)
-    label = f"{name} {found['version']}: {recording.PEERS[name].timed[case]}"
-    row(label, ms(found["median"]), ms(ours), f"{found['median'] / ours:.1f} ×")
+def ours(peer: Peer, folder: Path) -> dict[str, float]:
+    """Return the median seconds of our steps, by case."""
+    found = {}
+    for case in peer.timed:
+        (answer,) = in_new_processes(1, folder, "overhead", case, int(peer.alone), FEWER)
+        found[case] = answer[STEP]["median"]
+    return found
 
 
 def report_runs(rounds: int, folder: Path) -> None:
@@ -192,7 +207,7 @@ def work(folder: str, what: str, *arguments: str) -> None:
     if what == "kept_hits":
         answers.give(recording.hits(Path(folder), *given))
         return
-    measure: Callable[..., Any] = getattr(recording, what)
+    measure: Callable[..., Any] = peers.measure if what == "peer" else getattr(recording, what)
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as place:
         answers.give(measure(Path(place), *given))
 

@@ -303,8 +303,8 @@ def test_a_run_that_is_killed_at_any_moment_says_what_was_done() -> None:
 
     def work(moment: int) -> None:
         with run_of_steps("pair", store=store):
-            double(moment)
-            double(-moment)
+            double(0)
+            double(0)
 
     for moment in killed(work):
         records = runs(store)

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import attrs
-import blake3
 import numpy
 
-from flowyml.digests import digest_of_bytes
+from flowyml.digests import digest_of_bytes, hasher
 from flowyml.interfaces import Change
 from flowyml.leaves import shortened
 
@@ -44,10 +43,11 @@ def digest(obj: Any) -> str | None:
     if array.flags.c_contiguous or array.flags.f_contiguous:
         order = "C" if array.flags.c_contiguous else "F"
         return digest_of_bytes(header, array.reshape(-1, order=order).view(numpy.uint8))
-    hasher = blake3.blake3(header)
+    hashing = hasher()
+    hashing.update(header)
     for (piece,) in _pieces(_PIECE // array.itemsize, array):
-        hasher.update(piece.tobytes())
-    return hasher.hexdigest()
+        hashing.update(piece.tobytes())
+    return hashing.hexdigest()
 
 
 def _header(array: Any) -> bytes | None:
@@ -89,12 +89,17 @@ def mapped(path: Path, mode: Literal["r", "c"]) -> Any:
         ValueError: when the file holds no array, or one of Python objects.
     """
     try:
-        return numpy.load(path, mmap_mode=mode, max_header_size=_LARGEST_HEADER)
+        found: Any = numpy.load(path, mmap_mode=mode, max_header_size=_LARGEST_HEADER)
+        intact = isinstance(found, numpy.memmap)
     except ValueError:  # what has no elements can't be mapped
         try:
-            return numpy.load(path, max_header_size=_LARGEST_HEADER)
+            found = numpy.load(path, max_header_size=_LARGEST_HEADER)
         except MemoryError as error:  # the header of a damaged file may ask for anything
-            raise ValueError(f"it asks for more memory than there is: {error}") from error
+            raise ValueError("its header tells of more elements than can be") from error
+        intact = isinstance(found, numpy.ndarray) and found.size == 0
+    if not intact:
+        raise ValueError("it isn't a single whole array")
+    return found
 
 
 def _changes(name: str, first: Any, second: Any) -> Iterator[Change]:

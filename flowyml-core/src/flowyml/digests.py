@@ -73,6 +73,11 @@ def digest_of_bytes(*parts: Any) -> str:
     return hasher.hexdigest()
 
 
+def hasher() -> blake3.blake3:
+    """Return what takes bytes with ``update()`` and gives their digest with ``hexdigest()``."""
+    return blake3.blake3()
+
+
 def is_digest(text: object) -> bool:
     """Tell whether something is a digest as written here."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None

@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import torch
-from blake3 import blake3
 from torch import Tensor
 
-from flowyml.digests import digest_of_bytes
+from flowyml.digests import digest_of_bytes, hasher
 from flowyml.errors import FlowymlError, MaterializationError, told
 from flowyml_pytorch.storing.layout import bytes_of, is_own, name_of, within
 
@@ -78,9 +77,9 @@ class _Digest:
     """What ``torch.save`` writes to in place of a file."""
 
     def __init__(self) -> None:
-        hasher = blake3()
-        self.write = hasher.update
-        self.hexdigest = hasher.hexdigest
+        hashing = hasher()
+        self.write = hashing.update
+        self.hexdigest = hashing.hexdigest
 
     def flush(self) -> None:
         """There is nothing to flush."""
