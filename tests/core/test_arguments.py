@@ -17,8 +17,9 @@ import attrs
 import numpy as np
 import pytest
 
-from flowyml import arguments, encoding
-from flowyml.arguments import NotRepeatableError, looks_secret
+from flowyml import arguments, encoding, rebuilding
+from flowyml.arguments import looks_secret
+from flowyml.rebuilding import NotRepeatableError
 
 
 class Colour(enum.Enum):
@@ -82,7 +83,7 @@ def one(value: Any) -> arguments.Call:
 def again(call: arguments.Call, given: Mapping[str, Any] | None = None) -> Any:
     """Rebuild a call from what a record keeps of it: JSON, and the inputs by name."""
     form = encoding.loads(encoding.dumps(call.form))
-    return arguments.rebuild(form, lambda name: call.inputs[name], given or {})
+    return rebuilding.rebuild(form, lambda name: call.inputs[name], given or {})
 
 
 def test_defaults_and_every_kind_of_parameter_are_recorded() -> None:
@@ -270,10 +271,10 @@ def test_what_a_dataclass_computes_is_as_it_was() -> None:
 )
 def test_a_damaged_form_is_refused(form: Any) -> None:
     with pytest.raises(ValueError, match="recorded call"):
-        arguments.rebuild(form, lambda name: name, {})
+        rebuilding.rebuild(form, lambda name: name, {})
 
 
 def test_nothing_is_imported_for_a_recorded_class() -> None:
     form = {"args": [["object", "antigravity", "Thing", []]], "kwargs": {}}
     with pytest.raises(NotRepeatableError, match="Import the module that defines it"):
-        arguments.rebuild(form, lambda name: name, {})
+        rebuilding.rebuild(form, lambda name: name, {})

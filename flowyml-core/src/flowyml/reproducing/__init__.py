@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 
-from flowyml import arguments as calls
-from flowyml import running
+from flowyml import rebuilding, running
+from flowyml.arguments import MASK
 from flowyml.errors import FlowymlError, StoreError, told
 from flowyml.models import described
 from flowyml.names import parse_ref
@@ -106,8 +106,8 @@ def _check_needed(given: Mapping[str, Any], record: RunRecord) -> None:
 
 
 def _needed(step: StepRecord) -> Iterator[str]:
-    yield from calls.inputs_in(step.call)
-    yield from (name for name, value in step.hyperparameters.items() if value == calls.MASK)
+    yield from rebuilding.inputs_in(step.call)
+    yield from (name for name, value in step.hyperparameters.items() if value == MASK)
 
 
 class _NotRepeatedError(FlowymlError):
@@ -207,8 +207,8 @@ class _Repetition:
             if name in step.inputs:
                 self._note_input(name, given[name], step, "the one given")
         try:
-            return calls.rebuild(step.call, lambda name: self._load(name, step), given)
-        except calls.NotRepeatableError as error:
+            return rebuilding.rebuild(step.call, lambda name: self._load(name, step), given)
+        except rebuilding.NotRepeatableError as error:
             raise _NotRepeatedError(str(error)) from error
         except (KeyboardInterrupt, _NotRepeatedError):
             raise

@@ -75,8 +75,11 @@ class LocalDirectory:
     def staging(self) -> Iterator[Path]:
         """Open a private folder on the same file system, so that publishing only links."""
         parent = self.root / "staging"
-        parent.mkdir(exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent))
+        try:
+            folder = Path(tempfile.mkdtemp(dir=parent))
+        except FileNotFoundError:
+            parent.mkdir(exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=parent))
         try:
             yield folder
         finally:

@@ -608,21 +608,6 @@ class Store:
         except OSError as error:
             raise StoreError(f"{key} can't be removed in {self.path}: {error}.") from error
 
-    def publish_record(self, key: str, data: Any) -> bool:
-        """Write a record unless there is one; tell whether it was written.
-
-        Raises:
-            StoreError: when the store can't take it.
-        """
-        self._layout.prepare()
-        try:
-            with self._backend.staging() as folder:
-                staged = folder / "record.json"
-                staged.write_bytes(encoding.dumps(data))
-                return self._backend.publish(staged, key)
-        except OSError as error:
-            raise StoreError(f"{key} can't be written in {self.path}: {error}.") from error
-
     def records(self, folder: str, suffix: str = ".json") -> list[str]:
         """Return the keys of the files in a folder whose names end in a suffix."""
         self._layout.check()
