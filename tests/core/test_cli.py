@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowyml import Model, Store, __version__, run, step
+from flowyml import Model, Store, __version__, run, runs, step
 from flowyml.cli import main
 
 Captured = pytest.CaptureFixture[str]
@@ -207,3 +207,58 @@ def test_the_module_runs_and_imports_no_framework(tmp_path: Path) -> None:
     )
     assert version.stdout == f"flowyml {__version__}\n"
     assert subprocess.run([sys.executable, "-m", "flowyml"], check=False).returncode == 0
+
+
+@step
+def scale(values: list[int], factor: int = 2) -> list[int]:
+    return [value * factor for value in values]
+
+
+@pytest.fixture
+def twice(store: Store) -> Store:
+    """A store with two runs that differ in a setting."""
+    for factor in (2, 3):
+        with run("scaling", store=store):
+            scale(store.save([1, 2], "data").data, factor)
+    return store
+
+
+def test_what_differs_and_why(twice: Store, capsys: Captured) -> None:
+    where = ["--store", str(twice.path)]
+    assert main(["diff", "scale@v1", "scale@v2", *where]) == 0
+    assert re.search(r"factor +2 → 3", capsys.readouterr().out)
+    first, second = (record.id for record in runs(twice))
+    assert main(["diff", first, second, "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "run"
+    assert main(["explain", "scale@v1", "scale@v2", *where]) == 0
+    assert "Other settings were given to 'scale': 'factor'." in capsys.readouterr().out
+    assert main(["explain", first, "scale@v2", *where]) == 1
+    assert "scale@v2" in capsys.readouterr().err
+
+
+def test_lineage(twice: Store, capsys: Captured) -> None:
+    where = ["--store", str(twice.path)]
+    assert main(["lineage", "scale@v1", *where]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("● scale@v1: list")
+    assert main(["lineage", "data@v1", "--mermaid", *where]) == 0
+    assert "scale@v1" in capsys.readouterr().out
+    assert main(["lineage", "data@v1", "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out)["ref"] == "data@v1"
+
+
+def test_reproduce(twice: Store, capsys: Captured) -> None:
+    record = runs(twice)[0]
+    assert main(["reproduce", record.id, "--store", str(twice.path)]) == 0
+    assert "bit for bit identical" in capsys.readouterr().out
+    assert main(["reproduce", "nothing", "--store", str(twice.path)]) == 1
+    assert record.id in capsys.readouterr().err
+
+
+def test_gc_drops_what_is_kept_when_told_to(store: Store, capsys: Captured) -> None:
+    with run("r", store=store) as r:
+        scale([1] * 20_000)
+    ref = str(r.steps[0].inputs["values"].ref)
+    assert main(["gc", "--grace", "0", "--store", str(store.path)]) == 0
+    assert store.has(ref)
+    assert main(["gc", "--grace", "0", "--drop-kept", "--store", str(store.path)]) == 0
+    assert not store.has(ref)

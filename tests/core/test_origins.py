@@ -87,6 +87,35 @@ def test_what_the_maker_said_comes_first(store: Store) -> None:
     assert [str(parent) for parent in store.get("made").parents] == ["data", "ones@v1"]
 
 
+@step
+def measure() -> Any:
+    return {"accuracy": 0.75, "errors": [3, 4]}
+
+
+@step
+def best() -> float:
+    return float("0.75")
+
+
+@step
+def report(metrics: Any, score: float = 0.0) -> str:
+    return "done"
+
+
+def test_plain_values_that_are_passed_on_are_recognised_too(store: Store) -> None:
+    with run("r", store=store) as r:
+        report(measure(), best())
+        report({"accuracy": 0.5}, 0.75)
+    first, second = r.steps[2:]
+    assert {name: found.ref for name, found in first.inputs.items()} == {
+        "metrics": "measure@v1",
+        "score": "best@v1",
+    }
+    assert first.hyperparameters["metrics.accuracy"] == 0.75
+    assert second.inputs == {}
+    assert [parent.ref for parent in store.get("report@v1").parents] == ["measure@v1", "best@v1"]
+
+
 def test_equal_numbers_are_not_the_same_thing(store: Store) -> None:
     store.save(3, "three")
     store.save("adam", "name")

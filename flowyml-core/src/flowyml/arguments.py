@@ -57,6 +57,7 @@ class Call:
             starts with a word, see `docs/on-disk.md`.
         secrets: values behind what was masked, by flat name; for digests, never written.
         private: names of inputs that hold something whose name looks secret.
+        settings: the arguments that are settings as a whole, by name.
     """
 
     hyperparameters: dict[str, Any] = attrs.field(factory=dict)
@@ -64,6 +65,7 @@ class Call:
     form: dict[str, Any] = attrs.field(factory=dict)
     secrets: dict[str, Any] = attrs.field(factory=dict)
     private: set[str] = attrs.field(factory=set)
+    settings: dict[str, Any] = attrs.field(factory=dict)
 
 
 def describe(bound: inspect.BoundArguments) -> Call:
@@ -123,6 +125,8 @@ def _argument(name: str, value: Any, call: Call) -> Any:
     call.inputs |= part.inputs
     call.secrets |= part.secrets
     call.private |= part.private
+    if not (part.inputs or part.secrets):
+        call.settings[name] = value
     return form
 
 

@@ -62,7 +62,8 @@ def key_of(
     if code.unknown:
         raise NotCachedError(code.unknown[0])
     digests = {}
-    for name, record in inputs.records.items():
+    for name in call.inputs:
+        record = inputs.records[name]
         if record.digest is None:
             raise NotCachedError(f"the argument {name!r} has no digest: {record.reason}")
         digests[name] = record.digest

@@ -156,6 +156,11 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument(
         "--grace", type=float, default=3600, help="seconds for which files are kept at least (3600)"
     )
+    gc.add_argument(
+        "--drop-kept",
+        action="store_true",
+        help="also remove arguments and results that steps kept by content",
+    )
     export = of_store("export", "lay a version out as a plain folder", _export)
     export.add_argument("ref", help="name[@version]")
     export.add_argument("directory", help="a folder that doesn't exist yet")
@@ -324,7 +329,7 @@ def _delete(parsed: argparse.Namespace) -> None:
 
 
 def _gc(parsed: argparse.Namespace) -> None:
-    found = _store(parsed).gc(grace=parsed.grace)
+    found = _store(parsed).gc(grace=parsed.grace, drop_kept=parsed.drop_kept)
     print(
         f"Removed {found.blobs} blobs of {size_of(found.size)} and what {found.unfinished} "
         f"unfinished saves had left. Kept was what is younger than {parsed.grace:.0f} s."

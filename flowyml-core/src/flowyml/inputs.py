@@ -49,6 +49,7 @@ class Inputs:
         self.records = {name: self._record(value) for name, value in call.inputs.items()}
         if limit != 0:
             self._keep_all()
+        self.records |= self._recognised(call.settings)
 
     def parents(self, of_model: bool) -> tuple[Parent, ...]:
         """Return the inputs that are assets, as parents of an output.
@@ -61,15 +62,15 @@ class Inputs:
             known = record.ref is not None and not is_kept(*parse_ref(record.ref))
             ref = record.ref if known else record.derived_from
             if ref is not None:
-                data = of_model and not is_model(self._values[name])
+                data = of_model and not is_model(self._values.get(name))
                 relation: Relation = "trained_on" if data else "parent"
                 found.append(Parent(ref, record.digest if known else None, relation))
         return tuple(found)
 
     def note_changes(self, *, of_all: bool) -> None:
         """Record which inputs have changed in place: models, or all that have a digest."""
-        for name, record in self.records.items():
-            value = self._values[name]
+        for name, value in self._values.items():
+            record = self.records[name]
             if record.digest is None or isinstance(value, _CODE):
                 continue
             if of_all or is_model(value):
@@ -126,6 +127,21 @@ class Inputs:
             code = isinstance(self._values[name], _CODE)
             if record.digest and not (record.ref or record.within or record.reason or code):
                 record.ref, record.reason = self._kept(self[name], record.digest, {name})
+
+    def _recognised(self, settings: dict[str, Any]) -> dict[str, Input]:
+        """Return those settings that are what a step returned or the store loaded."""
+        found = {}
+        for name, value in settings.items():
+            if not origins.may_be_known(value):
+                continue
+            try:
+                digest = content_digest_of(value)
+            except NoDigestError:
+                continue
+            ref = origins.find(value, self._store.path, digest).ref
+            if ref is not None and self._store.has(ref):
+                found[name] = Input(type_name(value), digest, ref)
+        return found
 
     def _linked(self) -> list[list[str]]:
         """Return the names of inputs in groups that have parts in common."""

@@ -58,6 +58,8 @@ class _Known:
 
 _MOST_DIGESTS = 10_000
 _MOST_VALUES = 1_000
+_LONG = 100
+"""Characters."""
 
 _lock = threading.RLock()
 _refs: OrderedDict[tuple[Path, str], str] = OrderedDict()
@@ -119,6 +121,14 @@ def find(obj: Any, store: Path, digest: str | None) -> Origin:
     return Origin(None, None if known is None else known.ref)
 
 
+def may_be_known(obj: Any) -> bool:
+    """Tell whether a plain value may be recognised: as itself, or as a container of equal items."""
+    with _lock:
+        if not _refs:
+            return False
+    return _known(obj) is not None or _is_telling(obj)
+
+
 def before(obj: Any, store: Path) -> str | None:
     """Return the ref of what an object was when it was last saved or loaded, if it was."""
     if obj is None or isinstance(obj, (bool, int, float, complex, str, bytes)):
@@ -159,7 +169,9 @@ def _tells_nothing(obj: Any) -> bool:
         return True
     if type(obj) is int:
         return -6 < obj < 257
-    return type(obj) in (str, bytes, tuple, frozenset) and len(obj) == 0
+    if type(obj) in (str, bytes):
+        return len(obj) < _LONG  # names and the like are shared by all that mention them
+    return type(obj) in (tuple, frozenset) and len(obj) == 0
 
 
 def _is_telling(obj: Any) -> bool:
