@@ -201,7 +201,23 @@ def test_secrets_are_masked_by_name_and_come_in_no_form() -> None:
     assert call.inputs == {}
 
 
-@pytest.mark.parametrize("name", ["password", "db_password", "accessToken", "apikey", "hf-token"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "password",
+        "db_password",
+        "accessToken",
+        "apikey",
+        "hf-token",
+        "DBPassword",
+        "my password",
+        "password1",
+        "X-API-KEY",
+        "Authorization",
+        "ssh_key",
+        "spark.secret.key",
+    ],
+)
 def test_names_that_look_secret(name: str) -> None:
     assert looks_secret(name)
 
@@ -209,6 +225,12 @@ def test_names_that_look_secret(name: str) -> None:
 @pytest.mark.parametrize("name", ["max_tokens", "token_count", "key", "author", "passes"])
 def test_names_that_do_not(name: str) -> None:
     assert not looks_secret(name)
+
+
+def test_large_data_with_a_secret_in_it_is_private() -> None:
+    rows = [{"id": number} for number in range(20_000)]
+    assert one([*rows, {"password": "x"}]).private == {"x"}
+    assert one(rows).private == set()
 
 
 def test_objects_whose_every_method_raises_are_inputs() -> None:

@@ -180,6 +180,7 @@ class Result(NamedTuple):
         3,
         [1, (2, 3)],
         {"a": 1, "b": [2]},
+        {"": Asset(name="whole", data=[3])},
         (1, Path("x").name),
         {"x": np.arange(3), "n": 2},
         [np.arange(2), 5],

@@ -1,7 +1,10 @@
 import enum
+import gc
 import pickle
 import random
 import threading
+import warnings
+import weakref
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -466,3 +469,51 @@ def test_a_long_argument_is_not_copied(store: Store) -> None:
 
     assert count(range(10**12)) == 10**12
     assert only_step(store).inputs["numbers"].type == "range"
+
+
+class Hidden:
+    """Raises whatever is asked of it, even for its class."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+class Leaving:
+    def __fspath__(self) -> str:
+        raise SystemExit
+
+    def __getattr__(self, name: str) -> Any:
+        raise SystemExit
+
+
+@pytest.mark.filterwarnings("ignore::flowyml.errors.AdapterWarning")
+@pytest.mark.parametrize("kind", [Hidden, Leaving])
+def test_arguments_and_results_that_raise_whatever_they_are_asked_go_through(
+    store: Store, kind: type[Any]
+) -> None:
+    @step(store=store)
+    def through(x: Any, more: Any) -> Any:
+        return [x]
+
+    odd = kind()
+    with pytest.warns(MaterializationWarning, match="was not stored"):
+        assert through(odd, more=[odd])[0] is odd
+    (record,) = runs(store)[-1].steps
+    assert record.status == "completed"
+    assert record.inputs["x"].digest is None
+
+
+def test_what_steps_return_is_not_kept_in_memory(store: Store) -> None:
+    @step(store=store)
+    def make() -> dict[str, Any]:
+        return {"rows": [0] * 10, "more": Held()}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        held = weakref.ref(make()["more"])
+    gc.collect()
+    assert held() is None
+
+
+class Held:
+    """Something that can be referred to weakly."""

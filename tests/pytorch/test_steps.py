@@ -169,3 +169,22 @@ def test_mixed_outputs(store: Store) -> None:
 def test_the_adapter_brings_what_it_says() -> None:
     (info,) = [info for info in adapters.load() if info.name == "pytorch"]
     assert (info.distribution, info.state) == ("flowyml-pytorch", "loaded")
+
+
+def test_parts_of_a_result_that_is_stored_whole_come_from_it(store: Store) -> None:
+    @step
+    def prepare() -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.ones(4, 3), torch.zeros(4)
+
+    @step
+    def fit(x: torch.Tensor, y: torch.Tensor) -> Model:
+        return Model.from_pytorch(nn.Linear(3, 1), "net")
+
+    fit(*prepare())
+    assert runs()[0].outputs == ["prepare@v1"]
+    inputs = runs()[1].steps[0].inputs
+    assert [found.derived_from for found in inputs.values()] == ["prepare@v1", "prepare@v1"]
+    assert [found.ref for found in inputs.values()] == [f"kept@{i.digest}" for i in inputs.values()]
+    assert [(p.ref, p.relation) for p in store.get("net").parents] == [("prepare@v1", "trained_on")]
+    fit(*store.load("prepare"))
+    assert runs()[2].steps[0].inputs["x"].derived_from == "prepare@v1"

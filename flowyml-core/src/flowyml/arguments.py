@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import enum
+import functools
 import inspect
 import os
 import re
@@ -24,8 +25,8 @@ from flowyml.assets import Asset
 from flowyml.properties import type_name
 
 _SECRET = re.compile(
-    r"(^|_)(passwords?|passwd|pwd|passphrase|secrets?|token|bearer|auth|credentials?"
-    r"|(api|access|private|secret)_?keys?)$"
+    r"(^|_)(passwords?|passwd|pwd|passphrase|secrets?|token|bearer|auth|authorization"
+    r"|cookies?|credentials?|(api|access|private|secret|ssh|signing|encryption|account)_?keys?)$"
 )
 """Names that look secret. A token is; ``max_tokens`` and ``token_count`` are not."""
 
@@ -36,14 +37,28 @@ _LARGEST = 16_384
 _MOST = 10_000
 """Items in an argument; what has more is data."""
 _DEEPEST = 32
+_MOST_LOOKED_AT = 1_000_000
+"""Containers in a large argument whose keys are looked at."""
 
 _SCALARS = (type(None), bool, int, float, str)
 
 
+@functools.lru_cache(10_000)
 def looks_secret(name: str) -> bool:
     """Tell whether what goes by a name shouldn't be written down."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("-", "_")
-    return _SECRET.search(words) is not None
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name[-100:])
+    words = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+    return _SECRET.search(words.rstrip("0123456789_")) is not None
+
+
+def masked(value: Any) -> Any:
+    """Return JSON-able data, masking what stands under keys that look secret."""
+    if isinstance(value, dict):
+        return {
+            key: MASK if isinstance(key, str) and looks_secret(key) else masked(item)
+            for key, item in value.items()
+        }
+    return [masked(item) for item in value] if isinstance(value, list) else value
 
 
 @attrs.define
@@ -101,7 +116,9 @@ def _describe_rest(name: str, values: tuple[Any, ...], call: Call) -> list[Any]:
 def _is_setting(value: Any) -> bool:
     try:
         return _scalar(value) is not NotImplemented
-    except Exception:  # it is too much, or its own code may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # it is too much, or its own code may raise anything
         return False
 
 
@@ -112,14 +129,16 @@ def _argument(name: str, value: Any, call: Call) -> Any:
     try:
         form = _Describer(part).form(name, value)
         large = len(encoding.dumps([part.hyperparameters, form])) > _LARGEST
+    except KeyboardInterrupt:
+        raise
     except _TooMuchError:
         large = True
-    except Exception as error:  # a value's own code may raise anything
+    except BaseException as error:  # a value's own code may raise anything
         call.inputs[name] = value
         return ["lost", type_name(value), f"it can't be looked at: {type(error).__name__}"]
     if large:
         call.inputs[name] = value
-        call.private |= {name} if part.secrets else set()
+        call.private |= {name} if part.secrets or _holds_secrets(value) else set()
         return ["input", name]
     call.hyperparameters |= part.hyperparameters
     call.inputs |= part.inputs
@@ -128,6 +147,23 @@ def _argument(name: str, value: Any, call: Call) -> Any:
     if not (part.inputs or part.secrets):
         call.settings[name] = value
     return form
+
+
+def _holds_secrets(value: Any) -> bool:
+    """Tell whether a large container of plain ones has a key that looks secret."""
+    left: list[Any] = [value]
+    met: set[int] = set()
+    while left and len(met) < _MOST_LOOKED_AT:
+        item = left.pop()
+        if type(item) in (dict, list, tuple) and id(item) not in met:
+            met.add(id(item))
+            if type(item) is dict:
+                if any(type(key) is str and looks_secret(key) for key in item):
+                    return True
+                left += item.values()
+            else:
+                left += item
+    return False
 
 
 class _TooMuchError(Exception):
@@ -144,7 +180,7 @@ class _Describer:
         self._items += 1
         if self._items > _MOST:
             raise _TooMuchError
-        if looks_secret(name.rpartition(".")[2]):
+        if looks_secret(name):
             self._call.hyperparameters[name] = MASK
             self._call.secrets[name] = value
             return ["masked", name]

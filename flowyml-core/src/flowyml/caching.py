@@ -189,7 +189,7 @@ class Entry:
         refs = {output.key: output.ref for output in record.outputs}
         if result is None:
             return None
-        if list(refs) == [""]:
+        if list(refs) == [""] and not (type(result) is dict and list(result) == [""]):
             return self._part(result, refs[""], inputs)
         kind = type(result)
         if kind not in (tuple, list, dict):

@@ -196,7 +196,7 @@ class Calling:
         return min(doubled, _LONGEST_WAIT)
 
     def _warn_of_changes(self) -> None:
-        self._inputs.note_changes(of_all=False)
+        self._inputs.note_changes()
         for name in self._inputs.changed():
             warn(
                 f"The failed attempt of the step {self._step.name!r} has changed its argument "
@@ -224,7 +224,7 @@ class Calling:
         self.record.status = "completed"
         try:
             self.record.random_after = _digests(seeds.Randomness.now().packed())
-            self._inputs.note_changes(of_all=entry is not None)
+            self._inputs.note_changes()
             preferred = self._settings.format
             store_outputs(
                 parts_of(result), self.record, self._inputs, self._store, self._run.id, preferred

@@ -33,24 +33,26 @@ def content_digest_of(obj: Any) -> str:
     Raises:
         NoDigestError: with the reason, when it has none.
     """
+    try:
+        return _digest_of(obj)
+    except (KeyboardInterrupt, NoDigestError):
+        raise
+    except BaseException as error:  # the adapter's code, and the object's own
+        text = str(error) if isinstance(error, FlowymlError) else told(error)
+        raise NoDigestError(text) from error
+
+
+def _digest_of(obj: Any) -> str:
     if isinstance(obj, Asset):
         if obj.data is None and obj.digest is not None:
             return obj.digest
         obj = obj.data
     if isinstance(obj, (types.FunctionType, type)):
         return _digest_of_code(obj)
-    try:
-        materializer = adapters.materializer_of(obj)
-    except FlowymlError as error:  # several claim it
-        raise NoDigestError(str(error)) from error
+    materializer = adapters.materializer_of(obj)
     if materializer is None:
         raise NoDigestError(f"no materializer handles a {type_name(obj)}")
-    try:
-        return _digest_by(materializer, obj)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the adapter's code, and the object's own
-        raise NoDigestError(told(error)) from error
+    return _digest_by(materializer, obj)
 
 
 def is_canonical(materializer: Materializer, format: str) -> bool:

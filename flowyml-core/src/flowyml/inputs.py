@@ -10,7 +10,7 @@ import types
 from typing import Any
 
 from flowyml import adapters, origins
-from flowyml.arguments import Call
+from flowyml.arguments import Call, masked
 from flowyml.assets import Asset, Parent, Relation
 from flowyml.errors import AdapterWarning, FlowymlError, told, warn
 from flowyml.identity import NoDigestError, content_digest_of
@@ -46,7 +46,7 @@ class Inputs:
         self._store = store
         self._limit = limit
         self.lost: list[str] = []
-        self.records = {name: self._record(value) for name, value in call.inputs.items()}
+        self.records = {name: self._record(name, value) for name, value in call.inputs.items()}
         if limit != 0:
             self._keep_all()
         self.records |= self._recognised(call.settings)
@@ -67,19 +67,18 @@ class Inputs:
                 found.append(Parent(ref, record.digest if known else None, relation))
         return tuple(found)
 
-    def note_changes(self, *, of_all: bool) -> None:
-        """Record which inputs have changed in place: models, or all that have a digest."""
+    def note_changes(self) -> None:
+        """Record which inputs have changed in place."""
         for name, value in self._values.items():
             record = self.records[name]
-            if record.digest is None or isinstance(value, _CODE):
+            if record.digest is None or _is_code(value):
                 continue
-            if of_all or is_model(value):
-                try:
-                    digest = content_digest_of(value)
-                except NoDigestError as error:
-                    record.reason = f"it has no digest any more: {error}"
-                    self.lost.append(name)
-                    continue
+            try:
+                digest = content_digest_of(value)
+            except NoDigestError as error:
+                record.reason = f"it has no digest any more: {error}"
+                self.lost.append(name)
+            else:
                 record.changed = None if digest == record.digest else digest
 
     def changed(self) -> dict[str, tuple[Any, str]]:
@@ -98,16 +97,17 @@ class Inputs:
     def __getitem__(self, name: str) -> Any:
         """Return an input itself; of an asset, its data."""
         value = self._values[name]
-        return value.data if isinstance(value, Asset) else value
+        return value.data if issubclass(type(value), Asset) else value
 
-    def _record(self, value: Any) -> Input:
+    def _record(self, name: str, value: Any) -> Input:
         record = Input(type_name(value))
         try:
             record.digest = content_digest_of(value)
         except NoDigestError as error:
             record.reason = str(error)
         try:
-            record.settings = _settings(value)
+            if name not in self._private:
+                record.settings = _settings(value)
             origin = origins.find(value, self._store.path, record.digest)
             record.derived_from = origin.derived_from
             if origin.ref is not None and self._store.has(origin.ref):
@@ -124,7 +124,7 @@ class Inputs:
             if len(names) > 1:
                 self._keep_together(names)
         for name, record in self.records.items():
-            code = isinstance(self._values[name], _CODE)
+            code = _is_code(self._values[name])
             if record.digest and not (record.ref or record.within or record.reason or code):
                 record.ref, record.reason = self._kept(self[name], record.digest, {name})
 
@@ -183,14 +183,15 @@ class Inputs:
         )
 
 
-_CODE = (types.FunctionType, type)
+def _is_code(value: Any) -> bool:
+    return issubclass(type(value), (types.FunctionType, type))
 
 
 def _settings(value: Any) -> dict[str, Any]:
-    if isinstance(value, (*_CODE, Asset)):
+    if _is_code(value) or isinstance(value, Asset):
         return {}
     materializer = adapters.materializer_of(value)
-    return {} if materializer is None else {**describe(dict(materializer.settings(value)))}
+    return {} if materializer is None else {**masked(describe(dict(materializer.settings(value))))}
 
 
 def _parts(value: Any) -> set[Any]:

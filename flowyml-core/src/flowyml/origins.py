@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,11 @@ class _Known:
 
 _MOST_DIGESTS = 10_000
 _MOST_VALUES = 1_000
+_MOST_PARTS = 1_000
+_PART = "a part of what is stored"
+"""Stands for the digest of what is in the store within something else: it equals none."""
 _LONG = 100
+_HUGE = 100_000
 """Characters."""
 
 _lock = threading.RLock()
@@ -66,7 +71,7 @@ _refs: OrderedDict[tuple[Path, str], str] = OrderedDict()
 _objects: dict[int, tuple[Any, _Known]] = {}
 """By identity: a weak reference to the object, and what it is."""
 _values: OrderedDict[int, tuple[Any, _Known]] = OrderedDict()
-"""The same for values that can't be referred to weakly, such as lists; the last ones only."""
+"""The same for numbers and texts, which can't be referred to weakly; the last ones only."""
 
 
 def note(obj: Any, store: Path, ref: str, digest: str | None) -> None:
@@ -92,10 +97,23 @@ def note(obj: Any, store: Path, ref: str, digest: str | None) -> None:
         try:
             _objects[id(obj)] = weakref.ref(obj, _forgetter(id(obj))), known
         except TypeError:
+            if not isinstance(obj, (int, float, complex, str, bytes)) or _is_huge(obj):
+                return  # it is recognised by its content alone, rather than kept alive
             _values[id(obj)] = obj, known
             _values.move_to_end(id(obj))
             if len(_values) > _MOST_VALUES:
                 _values.popitem(last=False)
+
+
+def note_parts(obj: Any, store: Path, ref: str) -> None:
+    """Note of the parts of a container that is stored as a whole that they come from it."""
+    if type(obj) not in (list, tuple, dict) or len(obj) > _MOST_PARTS:
+        return
+    for part in obj.values() if isinstance(obj, dict) else obj:
+        with suppress(TypeError), _lock:  # not everything can be referred to weakly
+            if _known(part) is None and not _tells_nothing(part):
+                known = _Known(store, ref, _PART)
+                _objects[id(part)] = weakref.ref(part, _forgetter(id(part))), known
 
 
 def find(obj: Any, store: Path, digest: str | None) -> Origin:
@@ -174,8 +192,14 @@ def _tells_nothing(obj: Any) -> bool:
     return type(obj) in (tuple, frozenset) and len(obj) == 0
 
 
+def _is_huge(obj: Any) -> bool:
+    return isinstance(obj, (str, bytes)) and len(obj) > _HUGE
+
+
 def _is_telling(obj: Any) -> bool:
     """Tell whether equal content means the same thing: two equal numbers mostly don't."""
     if obj is None or isinstance(obj, (bool, int, float, complex, str, bytes)):
+        return False
+    if getattr(obj, "shape", None) == ():  # a number of a library
         return False
     return not (isinstance(obj, (list, tuple, dict, set, frozenset)) and len(obj) == 0)

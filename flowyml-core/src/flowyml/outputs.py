@@ -19,7 +19,9 @@ def parts_of(result: object) -> list[tuple[str, Any]]:
     """Return what to store, by key: the whole result, or its parts when no materializer has it."""
     try:
         return list(_parts(result))
-    except Exception:  # a container's own methods may raise, and materializers may quarrel
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a container's own methods may raise, and materializers may quarrel
         return [("", result)]
 
 
@@ -62,8 +64,8 @@ def store_outputs(
     Nothing may take the result from the user now, so what fails is told and noted.
     """
     for key, value in parts:
-        name = value.name if isinstance(value, Asset) else None
         try:
+            name = value.name if isinstance(value, Asset) else None
             asset = store.save_for_run(
                 value,
                 name or names.from_text(f"{record.name}.{key}" if key else record.name),
@@ -72,8 +74,10 @@ def store_outputs(
                 step=record.name,
                 inputs=inputs.parents(is_model(value)),
             )
-        except Exception as error:
-            record.not_stored.append(NotStored(key, type_name(value), str(error)))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            record.not_stored.append(NotStored(key, type_name(value), told(error)))
             _warn_not_stored(record.name, key, value, error)
         else:
             assert asset.stored is not None
@@ -81,7 +85,7 @@ def store_outputs(
             record.outputs.append(Output(key, str(asset.ref), stored.digest, stored.type))
 
 
-def _warn_not_stored(step: str, key: str, value: object, error: Exception) -> None:
+def _warn_not_stored(step: str, key: str, value: object, error: BaseException) -> None:
     which = f"The output {key!r}" if key else "The output"
     reason = str(error) if isinstance(error, FlowymlError) else told(error)
     warn(

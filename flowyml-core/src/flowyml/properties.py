@@ -37,8 +37,8 @@ class NotJsonableError(TypeError):
 def type_name(value: object) -> str:
     """Return the dotted name of a value's type, such as ``collections.OrderedDict``."""
     kind = type(value)
-    module = kind.__module__
-    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+    module, name = (type.__getattribute__(kind, key) for key in ("__module__", "__qualname__"))
+    return str(name) if module == "builtins" else f"{module}.{name}"
 
 
 def describe(value: object) -> Any:

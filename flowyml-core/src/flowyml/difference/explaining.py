@@ -285,7 +285,12 @@ def _nondeterminism(involved: Sequence[StepDifference], found: Sequence[Cause]) 
 
 
 def _draws(step: StepDifference) -> Iterator[str]:
-    if step.drew_alike is not None:
+    if step.drew is False:
+        yield (
+            f"Nothing was drawn in {step.name!r} from a random generator whose state is recorded. "
+            f"Sets of strings are ordered by Python's hash seed: PYTHONHASHSEED=0 fixes it."
+        )
+    elif step.drew_alike is not None:
         states = "in equal states: both drew" if step.drew_alike else "in other states: they drew"
         numbers = "the same random numbers" if step.drew_alike else "other or more random numbers"
         yield f"The random generators ended {states} {numbers} in {step.name!r}."

@@ -207,7 +207,7 @@ def _git_differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[
         return
     old, new = before["git"], after["git"]
     if (old is None) != (new is None):
-        yield f"git: {'no ' if old is None else 'a '}repository → {'a' if new else 'none'}"
+        yield f"git: {'no' if old is None else 'a'} repository → {'a' if new else 'no'} repository"
     if not isinstance(old, dict) or not isinstance(new, dict):
         return
     if old.get("commit") != new.get("commit"):

@@ -148,12 +148,17 @@ class _Repetition:
             return [StepReproduction(self._then.name, self._index, reason=str(error))]
         found = [self._compared(self._index, this_run, root)]
         counterparts = outcomes.calls_below(this_run.steps, root)
-        for path, index in outcomes.calls_below(then, self._index).items():
+        below = outcomes.calls_below(then, self._index)
+        for path, index in below.items():
             if path in counterparts:
                 found.append(self._compared(index, this_run, counterparts[path]))
             else:
                 reason = "it wasn't called this time"
                 found.append(StepReproduction(then[index].name, index, reason=reason))
+        for path in sorted(counterparts.keys() - below.keys()):
+            name, number = path[-1]
+            reason = f"call {number + 1} of it wasn't made then"
+            found.append(StepReproduction(name, self._index, reason=reason))
         return found
 
     def _repeat(self, this_run: Run) -> int:
@@ -220,9 +225,12 @@ class _Repetition:
         ref = record.within or record.ref
         if ref is None:
             reason = f": {record.reason}" if record.reason else ""
+            later = " @step(keep_inputs=True) keeps those of later runs."
+            if record.digest is None or "secret" in reason:
+                later = ""
             raise _NotRepeatedError(
                 f"its argument {name!r}, a {record.type}, isn't in the store{reason}. Pass it: "
-                f"arguments={{{name!r}: ...}}. @step(keep_inputs=True) keeps those of later runs."
+                f"flowyml.reproduce(run, arguments={{{name!r}: ...}}).{later}"
             )
         try:
             found = self._loaded(ref, name if record.within else None, record.type)

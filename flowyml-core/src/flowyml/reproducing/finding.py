@@ -180,9 +180,12 @@ def _environment_now(record: RunRecord) -> dict[str, Any]:
     """Return this process's environment, with the state of the repository that the run was in."""
     now = environment()
     git = record.environment.get("git")
-    root = git.get("root") if isinstance(git, dict) else None
+    root = git.get("root") if isinstance(git, dict) else record.environment.get("cwd")
     if isinstance(root, str) and Path(root).is_dir():
         now["git"] = repository.describe(root)
+    then = record.environment.get("frameworks")
+    if isinstance(then, dict):  # what isn't imported yet, the steps are still going to import
+        now["frameworks"] = {**then, **now["frameworks"]}
     return now
 
 
@@ -214,9 +217,11 @@ def _code_differences(record: RunRecord, then: StepRecord, step: Step[..., Any])
 
 
 def _already_there(dotted: str) -> Any:
-    parts = dotted.split(".")
+    """Return what a dotted name means without importing; the program has the name of its file."""
+    parts, program = dotted.split("."), code.modules.name_of(_MAIN)
     for length in range(len(parts) - 1, 0, -1):
-        module = sys.modules.get(".".join(parts[:length]))
+        name = ".".join(parts[:length])
+        module = sys.modules.get(_MAIN if name == program else name)
         if module is not None:
             return _attribute(module, parts[length:])
     return None

@@ -73,6 +73,9 @@ def outputs(
         if found.digest != output.digest:
             changes, reason = _changes(stores, output.ref, found.ref)
         yield OutputReproduction(output.key, "output", output.digest, found.digest, changes, reason)
+    known = {output.key for output in then.outputs} | {left.key for left in then.not_stored}
+    for key in sorted(after.keys() - known):
+        yield OutputReproduction(key, "output", None, after[key].digest)
 
 
 def saved(
@@ -134,7 +137,9 @@ def changed_arguments(then: StepRecord, now: Mapping[str, Any]) -> Iterator[Outp
         if record.changed is None or name not in now:
             continue
         after = digest_or_reason(now[name])
-        reason = "its values then weren't stored, as the step didn't return it"
+        reason: str | None = "its values then weren't stored, as the step didn't return it"
+        if any(output.digest == record.changed for output in then.outputs):
+            reason = "it is what the step returned then"
         if after == record.digest:
             reason = (
                 "it wasn't changed this time. Two arguments that had parts in common, which their "

@@ -20,7 +20,7 @@ class OutputReproduction:
         key: where it stood in what the step returned, the name of an argument, or of an asset.
         kind: ``"output"``, ``"argument"`` for one that the step changed in place, or ``"saved"``
             for what its function saved by itself.
-        before: its content digest then.
+        before: its content digest then; None when there was no such result.
         after: its content digest now; None when there is no such result.
         changes: how the two differ, value by value; None when that isn't known.
         reason: why there is no such result now, or no values to compare.
@@ -28,7 +28,7 @@ class OutputReproduction:
 
     key: str
     kind: str
-    before: str
+    before: str | None
     after: str | None
     changes: tuple[Change, ...] | None = None
     reason: str | None = None
@@ -47,6 +47,8 @@ class OutputReproduction:
             return [f"{self}: {in_words(change)}" for change in self.changes]
         if self.after is None:
             return [f"{self} isn't there now: {self.reason or 'the step gave none'}"]
+        if self.before is None:
+            return [f"{self} is new: the step gave none then"]
         told = f"{self} differs: its digest was {self.before[:12]}… and is {self.after[:12]}…"
         return [f"{told} ({self.reason})" if self.reason else told]
 
@@ -113,7 +115,7 @@ class StepReproduction:
         if self.identical:
             return f"identical, {_counted(count, 'result')}{left}"
         if not self.outputs:
-            return "not repeated" if self.reason else "differs"
+            return "differs"
         differing = sum(not output.identical for output in self.outputs)
         return f"differs in {differing} of {_counted(count, 'result')}{left}"
 
@@ -175,7 +177,9 @@ class Reproduction:
             again = sum(step.failed_again for step in self.steps)
             results = _counted(len(outputs), "result")
             failed = f", {_counted(again, 'step')} failed again in the same way" if again else ""
-            return f"{title} is bit for bit identical: {results} compared{failed}."
+            without = sum(step.identical is None for step in self.steps)
+            rest = f"; {_counted(without, 'step')} had nothing to compare" if without else ""
+            return f"{title} is bit for bit identical: {results} compared{failed}{rest}."
         failing = sum(step.identical is False for step in self.steps)
         if not failing:
             return f"{title} has no results that could be compared."

@@ -14,6 +14,9 @@ from flowyml.store.backend import Backend
 from flowyml.store.layout import Layout
 from flowyml.store.manifest import Manifest
 
+_last: dict[tuple[Path, str], tuple[int | None, int]] = {}
+"""What `Catalog.last` found, and what the folder's stamp was then."""
+
 
 class Catalog:
     """The manifests of one store."""
@@ -22,7 +25,6 @@ class Catalog:
         self._path = path
         self._backend = backend
         self._layout = layout
-        self._last: dict[str, tuple[int | None, int]] = {}
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a name, oldest first; none for an unknown name."""
@@ -50,16 +52,17 @@ class Catalog:
         Looking through all versions at each save would make the thousandth save slow.
         """
         stamp = self._backend.stamp(f"assets/{name}")
-        known = self._last.get(name)
+        known = _last.get((self._path, name))
         if known is not None and stamp is not None and known[0] == stamp:
             return known[1]
-        last = names.last_number([*self.versions(name), *self.deleted(name)])
-        self._last[name] = stamp, last
+        files = self._backend.keys(f"assets/{names.check_name(name)}")
+        last = names.last_number([file.rpartition(".")[0] for file in files])
+        _last[self._path, name] = stamp, last
         return last
 
     def forget_last(self, name: str) -> None:
         """Look again the next time: somebody else was faster."""
-        self._last.pop(name, None)
+        _last.pop((self._path, name), None)
 
     def kept(self) -> list[str]:
         """Return the refs of what is kept by its content."""
@@ -147,9 +150,9 @@ class Catalog:
         staged.write_bytes(saving.checked_text(manifest))
         staged.chmod(0o444)
         committed = self._backend.publish(staged, manifest_key(name, version))
-        known = self._last.get(name)
+        known = _last.get((self._path, name))
         if committed and known is not None and version == f"v{known[1] + 1}":
-            self._last[name] = self._backend.stamp(f"assets/{name}"), known[1] + 1
+            _last[self._path, name] = self._backend.stamp(f"assets/{name}"), known[1] + 1
         return committed
 
 

@@ -156,6 +156,7 @@ class Store:
         ref = str(asset.ref)
         canonical = identity.is_canonical(materializer, chosen) and stored.restore == "exact"
         origins.note(asset, self.path, ref, stored.digest if canonical else _digest_or_none(asset))
+        origins.note_parts(asset.data, self.path, ref)
         if scope is not None:
             scope.saved.append(ref)
         return asset
@@ -366,7 +367,9 @@ class Store:
             and not options.changes_something()
         )
         digest = stored.digest if same else _digest_or_none(loaded) if verify else None
-        origins.note(loaded, self.path, str(manifest.asset.ref), digest)
+        ref = str(manifest.asset.ref)
+        origins.note(loaded, self.path, ref, digest)
+        origins.note_parts(loaded, self.path, ref)
 
     def get(self, ref: str) -> Asset:
         """Read what is known about an asset; imports no framework.
