@@ -300,3 +300,31 @@ def test_nothing_is_imported_for_a_recorded_class() -> None:
     form = {"args": [["object", "antigravity", "Thing", []]], "kwargs": {}}
     with pytest.raises(NotRepeatableError, match="Import the module that defines it"):
         rebuilding.rebuild(form, lambda name: name, {})
+
+
+class Marked(NamedTuple):
+    x: int
+
+
+class Odder(Marked):
+    pass
+
+
+def test_what_has_more_than_its_fields_is_lost() -> None:
+    batch = Batch(1)
+    batch.extra = 2  # type: ignore[attr-defined]
+    odder = Odder(1)
+    odder.extra = 2  # type: ignore[attr-defined]
+    for value in (batch, odder):
+        with pytest.raises(NotRepeatableError, match="attributes besides its fields"):
+            again(one(value))
+
+
+def test_names_that_would_be_the_same_are_kept_apart() -> None:
+    def function(a: Any, /, b: Any, **more: Any) -> None: ...
+
+    call = described(function, 1, {"c": np.ones(1)}, **{"a": 2, "b.c": np.ones(2)})
+    assert call.hyperparameters == {"a": 1, "a#": 2}
+    assert [len(value) for value in call.inputs.values()] == [1, 2]
+    args, kwargs = again(call)
+    assert (args[0], kwargs["a"], len(args[1]["c"]), len(kwargs["b.c"])) == (1, 2, 1, 2)

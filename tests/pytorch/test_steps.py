@@ -188,3 +188,20 @@ def test_parts_of_a_result_that_is_stored_whole_come_from_it(store: Store) -> No
     assert [(p.ref, p.relation) for p in store.get("net").parents] == [("prepare@v1", "trained_on")]
     fit(*store.load("prepare"))
     assert runs()[2].steps[0].inputs["x"].derived_from == "prepare@v1"
+
+
+def test_an_optimizer_of_another_equal_model_is_another_call(store: Store) -> None:
+    @step(cache=True)
+    def one(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        return next(model.parameters()).sum().item()
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(2, 1)
+
+    model, other = fresh(), fresh()
+    before = model.weight.sum().item()
+    assert one(fresh(), torch.optim.SGD(other.parameters(), lr=1.0)) == before
+    assert one(model, torch.optim.SGD(model.parameters(), lr=1.0)) != before

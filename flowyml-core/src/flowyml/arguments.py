@@ -37,6 +37,7 @@ _LARGEST = 16_384
 _MOST = 10_000
 """Items in an argument; what has more is data."""
 _DEEPEST = 32
+_OWN_TYPE = "it is of a type of its own"
 _MOST_LOOKED_AT = 1_000_000
 """Containers in a large argument whose keys are looked at."""
 
@@ -124,6 +125,8 @@ def _is_setting(value: Any) -> bool:
 
 def _argument(name: str, value: Any, call: Call) -> Any:
     """Return the form of one argument, and put what is known of it into the call."""
+    while _is_taken(name, call):  # such as by a positional argument, or a key with dots in it
+        name += "#"
     part = Call()
     form: Any = None
     try:
@@ -147,6 +150,15 @@ def _argument(name: str, value: Any, call: Call) -> Any:
     if not (part.inputs or part.secrets):
         call.settings[name] = value
     return form
+
+
+def _is_taken(name: str, call: Call) -> bool:
+    starts = name, f"{name}.", f"{name}["
+    return any(
+        key == name or key.startswith(starts[1:]) or name.startswith((f"{key}.", f"{key}["))
+        for known in (call.hyperparameters, call.inputs, call.secrets)
+        for key in known
+    )
 
 
 def _holds_secrets(value: Any) -> bool:
@@ -213,9 +225,12 @@ class _Describer:
 
     def _container(self, name: str, value: Any, above: tuple[int, ...]) -> Any:
         parts = _parts(name, value)
-        if parts is None:
+        fields = _fields_of(value)
+        if parts is None or (fields is not None and adapters.materializer_of(value) is not None):
             return self._input(name, value)
         make, items = parts
+        if _has_more(value, fields):
+            make = _lost_of(value)
         before = set(self._call.inputs)
         forms = [self.form(child, item, above) for child, item in items]
         self._join_settings(name, value, items)
@@ -265,13 +280,14 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.name, ["enum", kind.__module__, kind.__qualname__, value.name]
     if isinstance(value, os.PathLike):
-        path = os.fspath(value)
-        return os.fsdecode(path), ["path", os.fsdecode(path)]
+        path = os.fsdecode(os.fspath(value))
+        known = kind.__module__.partition(".")[0] == "pathlib"
+        return path, ["path", path] if known else ["lost", type_name(value), _OWN_TYPE]
     if isinstance(value, (datetime, date, time)) and kind in (datetime, date, time):
         return value.isoformat(), [kind.__name__, value.isoformat()]
     for builtin in (bool, int, float, str):
         if isinstance(value, builtin) and not hasattr(value, "dtype"):
-            return builtin(value), ["lost", type_name(value), "it is of a type of its own"]
+            return builtin(value), ["lost", type_name(value), _OWN_TYPE]
     return NotImplemented
 
 
@@ -322,6 +338,15 @@ def _parts(
             items,
         )
     return None
+
+
+def _has_more(value: Any, fields: list[str] | None) -> bool:
+    """Tell whether an instance of a class of the user's has attributes besides its items."""
+    return not set(getattr(value, "__dict__", ())) <= {*(fields or ())}
+
+
+def _lost_of(value: Any) -> Callable[[list[Any]], Any]:
+    return lambda _: ["lost", type_name(value), "it has attributes besides its fields"]
 
 
 def _child(name: str, key: Any) -> str:

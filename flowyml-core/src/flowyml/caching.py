@@ -78,6 +78,7 @@ def key_of(
                 "libraries": sorted(code.libraries.items()),
                 "call": call.form,
                 "inputs": sorted(digests.items()),
+                "linked": inputs.linked,
                 "secrets": sorted(secrets.items()),
                 "seed": seed,
                 "formats": formats,

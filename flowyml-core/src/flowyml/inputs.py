@@ -31,6 +31,7 @@ class Inputs:
     Attributes:
         records: what is recorded of each, by flat name.
         lost: names of those that had a digest before the call and have none after it.
+        linked: names of those that have parts in common, in groups.
     """
 
     def __init__(self, call: Call, store: Store, limit: int | None) -> None:
@@ -47,6 +48,7 @@ class Inputs:
         self._limit = limit
         self.lost: list[str] = []
         self.records = {name: self._record(name, value) for name, value in call.inputs.items()}
+        self.linked = self._linked()
         if limit != 0:
             self._keep_all()
         self.records |= self._recognised(call.settings)
@@ -120,9 +122,8 @@ class Inputs:
 
     def _keep_all(self) -> None:
         """Keep what isn't in the store, and together what has parts in common."""
-        for names in self._linked():
-            if len(names) > 1:
-                self._keep_together(names)
+        for names in self.linked:
+            self._keep_together(names)
         for name, record in self.records.items():
             code = _is_code(self._values[name])
             if record.digest and not (record.ref or record.within or record.reason or code):
@@ -147,12 +148,13 @@ class Inputs:
         """Return the names of inputs in groups that have parts in common."""
         groups: list[tuple[set[Any], list[str]]] = []
         for name, record in self.records.items():
-            parts = _parts(self[name]) if record.digest else set()
+            value = self[name]
+            parts = {("object", id(value)), *(_parts(value) if record.digest else ())}
             met = [group for group in groups if group[0] & parts]
             rest = [group for group in groups if not group[0] & parts]
             joined = parts.union(*(group[0] for group in met))
             groups = [*rest, (joined, [*(one for group in met for one in group[1]), name])]
-        return [names for _, names in groups]
+        return sorted(names for _, names in groups if len(names) > 1)
 
     def _keep_together(self, names: list[str]) -> None:
         together = {name: self[name] for name in names}
