@@ -578,7 +578,7 @@ THEN: dict[str, Any] = {
             "u2",
             [("code", "git: untracked files differ (2 → 2 files)")],
         ),
-        ("git", None, [("code", "git: a repository → none")]),
+        ("git", None, [("code", "git: a repository → no repository")]),
         ("git branch", "dev", [("other", "git branch main → dev")]),
         ("distributions torch", "2.13.0", [("packages", "torch 2.12.0 → 2.13.0")]),
         ("distributions old", ..., [("packages", "old 1 → not installed")]),
