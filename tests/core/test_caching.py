@@ -448,3 +448,15 @@ def test_a_changed_class_of_an_argument_is_another_call(tmp_path: Path) -> None:
         )
         printed.append((done.stdout.strip(), "was not run again" in done.stderr))
     assert printed == [("5", False), ("5", True), ("6", False), ("5", True)]
+
+
+def test_a_result_with_one_list_at_two_places_is_not_kept() -> None:
+    @step(cache=True)
+    def make(n: int) -> Any:
+        row = [n]
+        return [row, row]
+
+    for _ in range(2):
+        with pytest.warns(FlowymlWarning, match="a part of its result is in it more than once"):
+            found = make(1)
+        assert found[0] is found[1]

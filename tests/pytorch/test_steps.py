@@ -1,9 +1,11 @@
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from flowyml import Model, Store, adapters, runs, seed_everything, step
+from flowyml.errors import FlowymlWarning
 
 
 def test_a_returned_module_is_saved_through_torch_save(store: Store) -> None:
@@ -205,3 +207,25 @@ def test_an_optimizer_of_another_equal_model_is_another_call(store: Store) -> No
     before = model.weight.sum().item()
     assert one(fresh(), torch.optim.SGD(other.parameters(), lr=1.0)) == before
     assert one(model, torch.optim.SGD(model.parameters(), lr=1.0)) != before
+
+
+def test_a_function_that_leaves_its_model_in_another_mode_runs_each_time(store: Store) -> None:
+    calls = []
+
+    @step(cache=True)
+    def tune(model: nn.Module) -> float:
+        calls.append(1)
+        loss = batches(model, torch.ones(4, 3), 1)[0]
+        model.eval()
+        return loss
+
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(3, 1)
+
+    tune(fresh())
+    with pytest.warns(FlowymlWarning, match="changes more of its argument 'model'"):
+        tune(model := fresh())
+    assert calls == [1, 1]
+    assert not model.training
+    assert not torch.equal(model.weight, fresh().weight)

@@ -7,6 +7,7 @@ store holds; where that is gone or damaged, the call is made again.
 
 from __future__ import annotations
 
+import copy
 import platform
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from flowyml.digests import digest_of_bytes
 from flowyml.errors import FlowymlError, FlowymlWarning, StoreError, told, warn
 from flowyml.identity import NoDigestError, content_digest_of
 from flowyml.inputs import Inputs
+from flowyml.models import is_model
 from flowyml.properties import type_name
 from flowyml.records import Code, Output, StepRecord
 from flowyml.store import Store
@@ -102,6 +104,17 @@ def _digest_of_secret(name: str, value: Any) -> str:
         return content_digest_of(value)
     except NoDigestError as error:
         raise NotCachedError(f"the argument {name!r} has no digest: {error}") from error
+
+
+def _has_twice(value: Any, met: set[int]) -> bool:
+    """Tell whether a list or dict is at several places in a plain value."""
+    if not isinstance(value, (list, tuple, dict)):
+        return False
+    if id(value) in met and not isinstance(value, tuple):
+        return True
+    met.add(id(value))
+    items = value.values() if isinstance(value, dict) else value
+    return any(_has_twice(item, met) for item in items)
 
 
 class Entry:
@@ -190,6 +203,8 @@ class Entry:
         refs = {output.key: output.ref for output in record.outputs}
         if result is None:
             return None
+        if encoding.is_encodable(result) and _has_twice(result, set()):
+            raise NotCachedError("a part of its result is in it more than once")
         if list(refs) == [""] and not (type(result) is dict and list(result) == [""]):
             return self._part(result, refs[""], inputs)
         kind = type(result)
@@ -244,10 +259,20 @@ class _Loader:
 
     def result(self) -> Any:
         """Load everything first, and change arguments then: whatever fails, none is changed."""
+        for name, (ref, digest) in self._data["changed"].items():
+            if is_model(self._inputs[name]):
+                self._try(name, ref, digest)
         made = self._made(self._data["result"])
         for name, (ref, digest) in self._data["changed"].items():
             self._change(name, ref, digest)
         return made
+
+    def _try(self, name: str, ref: str, digest: str) -> None:
+        """Raise NotCachedError when an argument would not be in all as the function left it."""
+        trial = copy.deepcopy(self._inputs[name])
+        self._store.load(ref, into=trial)
+        if content_digest_of(trial) != digest:
+            raise NotCachedError(f"it changes more of its argument {name!r} than its values")
 
     def _change(self, name: str, ref: str, digest: str) -> None:
         argument = self._inputs[name]

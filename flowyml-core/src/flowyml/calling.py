@@ -145,6 +145,10 @@ class Calling:
                 except FlowymlError as error:
                     self._not_cached(error)
                     entry = None
+                except BaseException as error:  # interrupted while it waits for another process
+                    self.record.status, self.record.error = "failed", failure(error)
+                    self._run.update(index)
+                    raise
             yield entry
 
     def _entry(self) -> caching.Entry:

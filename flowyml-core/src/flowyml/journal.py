@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from flowyml.digests import digest_of_bytes
@@ -32,7 +33,12 @@ class Journal:
     def begin(self) -> None:
         """Write what is known when a run starts. Raises StoreError when that can't be."""
         header = {**to_data(self._record), "steps": [], "code": {}}
-        self._add({"run": header}, durable=False)
+        try:
+            self._add({"run": header}, durable=False)
+        except BaseException:
+            with suppress(Exception):  # half a line would be a damaged record for good
+                self._store.remove_record(_journal_key(self._record.id))
+            raise
 
     def add_code(self, digest: str) -> None:
         """Write what a function consists of."""

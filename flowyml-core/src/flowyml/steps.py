@@ -81,7 +81,7 @@ class Step(Generic[_Parameters, _Result]):
         """Bind like a function, so that methods can be steps."""
         return self if instance is None else types.MethodType(self, instance)
 
-    def __call__(self, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+    def __call__(self, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         """Call the function in the current run, or in a run of its own."""
         refuse_while_loading(f"calls the step {self.name!r}")
         bound = self._signature.bind(*args, **kwargs)  # a wrong call is no run
@@ -193,6 +193,8 @@ def step(
         TypeError: for what is no plain function: a generator or ``async def`` returns before it
             has run, so its outputs could not be stored.
     """
+    if isinstance(name, (classmethod, staticmethod)):
+        raise TypeError(f"@step stands below @{type(name).__name__}, next to the function")
     if callable(name):
         return Step(name, None, Settings())
     settings = Settings(

@@ -10,7 +10,7 @@ These members, each of which JSON can hold; None is what can't be had:
   that change results, of a fixed list, if they are set
 - ``distributions``: versions of what is installed; ``adapters``: distribution and version of each
 - ``frameworks``: what their adapters say of the imported ones
-- ``git``: see `flowyml.environment.repository`; of the main program's folder or else the working directory
+- ``git``: of the main program's folder or else the working directory; see `repository`
 - ``main``: the ``file`` of the main program, and the ``module`` if it was started with ``-m``
 - ``argv``, in which what follows a name that looks secret is masked, and ``cwd``
 """
