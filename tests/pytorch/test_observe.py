@@ -217,3 +217,9 @@ def test_a_view_of_a_product_takes_no_memory_of_its_own() -> None:
     found = observed(nn.Linear(4, 8, bias=False), torch.zeros(2, 3, 4))
     assert found["activation_bytes"] == 4 * 2 * 3 * 8
     assert "aten._unsafe_view" not in found["operations_without_flops"]
+
+
+def test_observing_leaves_no_trace_of_its_hooks_in_torch() -> None:
+    before = dict(torch.nn.modules.module._global_forward_hooks_with_kwargs)
+    Model.from_pytorch(torch.nn.Linear(2, 1), example_inputs=torch.ones(1, 2))
+    assert dict(torch.nn.modules.module._global_forward_hooks_with_kwargs) == before

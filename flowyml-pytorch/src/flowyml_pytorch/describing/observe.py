@@ -134,6 +134,9 @@ def _observe(root: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
             module_hooks.register_module_forward_pre_hook(enter),
             module_hooks.register_module_forward_hook(leave, with_kwargs=True),
         ):
+            # torch keeps the number of a global hook that is removed, and a loaded module may have
+            # a hook of the same number.
+            stack.callback(module_hooks._global_forward_hooks_with_kwargs.pop, handle.id, None)
             stack.callback(handle.remove)
         args, kwargs = _stand_ins(args, mode), _stand_ins(kwargs, mode)
         with torch.no_grad(), mode:
