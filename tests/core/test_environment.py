@@ -22,7 +22,7 @@ from flowyml.interfaces import Extractor
 KEYS = {
     "python", "implementation", "build", "compiler", "executable", "platform", "machine",
     "hostname", "cpu", "memory_bytes", "gpus", "threads", "variables", "distributions", "adapters",
-    "frameworks", "git", "main", "argv", "cwd",
+    "frameworks", "git", "main", "argv", "cwd", "pid",
 }  # fmt: skip
 
 

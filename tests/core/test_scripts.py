@@ -154,9 +154,10 @@ def test_the_text_of_its_functions_and_classes_can_be_had(
 
 
 def test_future_imports_of_a_script_hold(script: Callable[[str], Program]) -> None:
-    program = script("from __future__ import annotations\ndef f(a: not_defined): ...\n")
+    program = script("from __future__ import annotations\nimport sys\ndef f(a: no_name): ...\n")
     with loaded_as_main(program, ["f"]) as loaded:
-        assert loaded.module.f.__annotations__ == {"a": "not_defined"}
+        assert loaded.module.f.__annotations__ == {"a": "no_name"}
+        assert loaded.stopped is None
     program = script("def f(a: int): ...\n")
     with loaded_as_main(program, ["f"]) as loaded:
         assert loaded.module.f.__annotations__ == {"a": int}

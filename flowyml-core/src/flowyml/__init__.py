@@ -17,6 +17,7 @@ from flowyml.models import Model
 
 if TYPE_CHECKING:
     from flowyml import interfaces
+    from flowyml.context import current
     from flowyml.reproducing import reproduce
     from flowyml.running import run, runs
     from flowyml.seeds import seed_everything
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _LATER = {
     "Store": "flowyml.store",
+    "current": "flowyml.context",
     "interfaces": "flowyml",
     "reproduce": "flowyml.reproducing",
     "run": "flowyml.running",
@@ -39,6 +41,7 @@ __all__ = [
     "Store",
     "__version__",
     "adapters",
+    "current",
     "errors",
     "hookimpl",
     "interfaces",

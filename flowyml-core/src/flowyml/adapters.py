@@ -31,7 +31,7 @@ from flowyml.errors import (
     told,
     warn,
 )
-from flowyml.interfaces import Extractor, Materializer, RandomSource
+from flowyml.interfaces import Extractor, Launcher, Materializer, RandomSource
 from flowyml.properties import type_name
 from flowyml.registry import Adapter, AdapterInfo, Registry, State, plugin_name
 
@@ -177,7 +177,25 @@ def random_sources() -> builtins.list[RandomSource]:
     return [*_registry.random_sources()]
 
 
-def provider(item: Extractor | Materializer) -> AdapterInfo:
+def launchers() -> builtins.list[Launcher]:
+    """Return every launcher that an adapter brings."""
+    _registry.load()
+    return [*_registry.launchers()]
+
+
+def launcher(name: str) -> Launcher:
+    """Return the launcher of a name, such as ``elastic``.
+
+    Raises:
+        AdapterNotFoundError: when no usable adapter brings it.
+    """
+    found = next((item for item in launchers() if item.name == name), None)
+    if found is None:
+        raise _registry.not_found(name, f"The launcher {name!r}")
+    return found
+
+
+def provider(item: Extractor | Materializer | Launcher) -> AdapterInfo:
     """Return the adapter that brought an extractor or materializer."""
     return _registry.provider(item)
 

@@ -141,7 +141,7 @@ def _argument(name: str, value: Any, call: Call) -> Any:
         return ["lost", type_name(value), f"it can't be looked at: {type(error).__name__}"]
     if large:
         call.inputs[name] = value
-        call.private |= {name} if part.secrets or _holds_secrets(value) else set()
+        call.private |= {name} if part.secrets or holds_secrets(value) else set()
         return ["input", name]
     call.hyperparameters |= part.hyperparameters
     call.inputs |= part.inputs
@@ -161,7 +161,7 @@ def _is_taken(name: str, call: Call) -> bool:
     )
 
 
-def _holds_secrets(value: Any) -> bool:
+def holds_secrets(value: Any) -> bool:
     """Tell whether a large container of plain ones has a key that looks secret."""
     left: list[Any] = [value]
     met: set[int] = set()

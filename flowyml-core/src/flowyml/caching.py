@@ -52,7 +52,12 @@ class Hit:
 
 
 def key_of(
-    code: Code | None, call: Call, inputs: Inputs, seed: int | None, formats: tuple[str, ...]
+    code: Code | None,
+    call: Call,
+    inputs: Inputs,
+    seed: int | None,
+    formats: tuple[str, ...],
+    launcher: Mapping[str, Any],
 ) -> str:
     """Return the key of a call.
 
@@ -84,6 +89,7 @@ def key_of(
                 "secrets": sorted(secrets.items()),
                 "seed": seed,
                 "formats": formats,
+                "launcher": sorted(launcher.items()),
             }
         )
     )

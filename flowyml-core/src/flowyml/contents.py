@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from flowyml.interfaces import Extractor, Materializer, RandomSource, Recognizer
+    from flowyml.interfaces import Extractor, Launcher, Materializer, RandomSource, Recognizer
 
 
 @attrs.frozen(eq=False)
@@ -17,10 +17,11 @@ class Contents:
     extractors: tuple[Extractor, ...] = ()
     materializers: tuple[Materializer, ...] = ()
     random_sources: tuple[RandomSource, ...] = ()
+    launchers: tuple[Launcher, ...] = ()
 
-    def items(self) -> tuple[Extractor | Materializer | RandomSource, ...]:
+    def items(self) -> tuple[Extractor | Materializer | RandomSource | Launcher, ...]:
         """All of it."""
-        return (*self.extractors, *self.materializers, *self.random_sources)
+        return (*self.extractors, *self.materializers, *self.random_sources, *self.launchers)
 
     def claims(self) -> set[str]:
         """What no second adapter may bring, in words."""
@@ -28,6 +29,7 @@ class Contents:
             {f"the framework {item.framework!r}" for item in self.extractors}
             | {f"the materializer {item.key!r}" for item in self.materializers}
             | {f"the random source {item.name!r}" for item in self.random_sources}
+            | {f"the launcher {item.name!r}" for item in self.launchers}
         )
 
     def names(self) -> set[str]:

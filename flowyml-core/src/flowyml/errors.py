@@ -53,6 +53,19 @@ class MaterializationError(FlowymlError):
     """An object can't be turned into files, or files can't be turned back into the object."""
 
 
+class LaunchError(FlowymlError):
+    """The processes that a step runs in can't be started, or don't work together.
+
+    Attributes:
+        rank: of the process that ended without an exception of its own, such as one that was
+            killed; None when that isn't the reason.
+    """
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
 class UntrustedDataError(FlowymlError):
     """Loading would need code that the caller hasn't trusted.
 

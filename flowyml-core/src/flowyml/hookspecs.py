@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import pluggy
 
 if TYPE_CHECKING:
-    from flowyml.interfaces import Extractor, Materializer, RandomSource
+    from flowyml.interfaces import Extractor, Launcher, Materializer, RandomSource
 
 PROJECT = "flowyml"
 
 _Implementation = TypeVar(
     "_Implementation",
-    bound="Callable[..., Iterable[Extractor] | Iterable[Materializer] | Iterable[RandomSource]]",
+    bound="Callable[..., Iterable[Extractor | Materializer | RandomSource | Launcher]]",
 )
 
 
@@ -46,3 +46,8 @@ def flowyml_register_materializers() -> Iterable[Materializer]:  # type: ignore[
 @hookspec
 def flowyml_register_random_sources() -> Iterable[RandomSource]:  # type: ignore[empty-body]
     """Return the sources of randomness that a seed has to reach."""
+
+
+@hookspec
+def flowyml_register_launchers() -> Iterable[Launcher]:  # type: ignore[empty-body]
+    """Return the launchers, which run a step in several processes at once."""

@@ -7,6 +7,7 @@ content, up to a size, or the run couldn't be repeated.
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from typing import Any
 
 from flowyml import adapters, origins
@@ -53,6 +54,20 @@ class Inputs:
             self._keep_all()
         self.records |= self._recognised(call.settings)
 
+    @classmethod
+    def received(cls, records: dict[str, Input], values: Mapping[str, Any], store: Store) -> Inputs:
+        """Return inputs that another process has described, as they are here.
+
+        Args:
+            records: what that process recorded of each, by flat name.
+            values: the inputs, by flat name.
+            store: the store.
+        """
+        made = cls(Call(), store, 0)
+        made.records = {name: record for name, record in records.items() if name in values}
+        made._values = {name: value for name, value in values.items() if name in records}
+        return made
+
     def parents(self, of_model: bool) -> tuple[Parent, ...]:
         """Return the inputs that are assets, as parents of an output.
 
@@ -95,6 +110,10 @@ class Inputs:
         """Return the name of the input that an object is."""
         names = (name for name in self._values if self[name] is obj)
         return next(names, None)
+
+    def given(self, name: str) -> Any:
+        """Return an input as it was given: an asset rather than its data."""
+        return self._values.get(name)
 
     def __getitem__(self, name: str) -> Any:
         """Return an input itself; of an asset, its data."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -18,7 +19,7 @@ import attrs
 
 from flowyml.trust import Trust
 
-API_VERSION = 2
+API_VERSION = 3
 """Version of these interfaces and of the hooks: one more whenever something is added to them.
 
 An adapter's plugin names the one that it was written for: ``api_version = 1``.
@@ -111,6 +112,42 @@ class Extractor(Recognizer):
         return {}
 
 
+class Group(ABC):
+    """The processes that run one function together, as one of them sees them.
+
+    Attributes:
+        rank: the number of this process in the group, from 0.
+        local_rank: its number among those on the same machine, from 0.
+        world_size: how many processes there are.
+        device: where this one computes, in the framework's words, such as ``"cuda:1"``.
+        restarts: how often the group was started again because one of its processes failed.
+        id: tells the group from others, the same in all processes and after a restart.
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: str
+    restarts: int = 0
+    id: str = ""
+
+    @abstractmethod
+    def exchange(self, data: bytes, channel: str = "") -> list[bytes]:
+        """Give everybody's data to everybody; return it in the order of ranks.
+
+        It returns once all have called it. For small data, as it doesn't go by the way that
+        tensors do; so it may be called while the framework communicates in another thread.
+
+        Args:
+            data: what this process has to say.
+            channel: all processes have to call it equally often on each channel. Threads that
+                talk at the same time take one each.
+
+        Raises:
+            LaunchError: naming the processes that didn't come in time.
+        """
+
+
 class Earlier(ABC):
     """A version that is stored already, whose files a new one may refer to instead of writing."""
 
@@ -156,6 +193,9 @@ class SaveOptions:
         expect: may be called with the number of bytes that are going to be written.
         done: may be called with the path of a file that is complete: the store takes it in while
             the materializer writes the next. The file must not be touched afterwards.
+        group: the processes that save the object together, each its part of it, into one folder
+            that all of them see; None when this process saves it alone. See
+            `Materializer.is_spread`.
     """
 
     format: str
@@ -163,6 +203,7 @@ class SaveOptions:
     earlier: Callable[[], Earlier | None] = lambda: None
     expect: Callable[[int], None] = lambda _: None
     done: Callable[[Path], None] = lambda _: None
+    group: Group | None = None
 
 
 @attrs.frozen
@@ -306,6 +347,14 @@ class Materializer(Recognizer):
             MaterializationError: when the files can't be turned into the object.
         """
 
+    def is_spread(self, obj: Any) -> bool:
+        """Tell whether other processes hold parts of an object, so that all save it together.
+
+        Each of them is then told of the others by `SaveOptions.group`. What `save` returns counts
+        where the rank is 0, and there alone files may be handed to `SaveOptions.done`.
+        """
+        return False
+
     def digests(self, obj: Any, format: str) -> Sequence[str] | Mapping[str, str] | None:
         """Return what makes up the content of an object, writing nothing; None if that can't be.
 
@@ -390,3 +439,92 @@ class RandomSource(ABC):
     def make_deterministic(self) -> Sequence[str]:
         """Make the library compute the same every time, for good; return in words what changed."""
         return ()
+
+
+@attrs.frozen(eq=False)
+class Job:
+    """What a launcher starts in every process of a group.
+
+    Attributes:
+        name: the step's name, for messages.
+        command: the command line of each process. It joins the group with `Launcher.join` of the
+            adapter's registered launcher, so whatever that has to know goes by the environment.
+        environment: variables that each process needs besides those of this one.
+        folder: a folder that all processes see, and that is removed afterwards.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: Path
+
+
+class Launcher(ABC):
+    """Runs a step in several processes at once, of which rank 0 returns the result.
+
+    One instance, with defaults, is registered. Users give steps others: ``@step(launcher=...)``.
+
+    Attributes:
+        name: the launcher's name.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def launch(self, job: Job) -> None:
+        """Run a job in a new group of processes, and return when all of them have ended.
+
+        Whatever happens to this process, none of them is left.
+
+        Raises:
+            LaunchError: when they can't be started, or naming the process that failed first.
+        """
+
+    @abstractmethod
+    def is_launched(self) -> bool:
+        """Tell whether this process was started as one of a group, or has joined one.
+
+        By this launcher, or by another program that starts groups of the same kind. The framework
+        must not be imported.
+        """
+
+    @abstractmethod
+    def join(self) -> AbstractContextManager[Group]:
+        """Join the group that this process was started in, for the time of a with block.
+
+        The framework can communicate then, and uses the device. What was set up already before
+        stays when the block ends.
+
+        Raises:
+            LaunchError: when the others can't be found.
+        """
+
+    def group(self) -> Group | None:
+        """Return the group that this process has joined; None when there is none.
+
+        The framework must not be imported.
+        """
+        return None
+
+    def leads(self) -> bool:
+        """Tell whether this process keeps the record, of those on several machines that launch."""
+        return True
+
+    def unwrapped(self, obj: Any) -> Any:
+        """Return an object free of what binds it to the group, where nothing has to be moved.
+
+        Such as the model in what keeps its copies in all processes alike. It is what a step gives
+        back in a group that was started before; any other object is returned as it is.
+        """
+        return obj
+
+    def device(self) -> str | None:
+        """Return where a process computes that is alone; None as long as that isn't known.
+
+        The framework must not be imported.
+        """
+        return None
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return what a record should say about how it launches; JSON-able."""
+        return {}

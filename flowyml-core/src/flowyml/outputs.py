@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from flowyml import adapters, names
+from flowyml import adapters, groups, names
 from flowyml.assets import Asset
 from flowyml.errors import FlowymlError, MaterializationWarning, told, warn
 from flowyml.inputs import Inputs
@@ -61,9 +61,14 @@ def store_outputs(
 ) -> None:
     """Store parts of a result, noting in the record what is stored and what isn't.
 
-    Nothing may take the result from the user now, so what fails is told and noted.
+    Nothing may take the result from the user now, so what fails is told and noted. Of several
+    processes, rank 0 stores what isn't spread over them; what is, all of them store together.
     """
+    group = groups.joined.get()
+    elsewhere = group is not None and group.rank > 0
     for key, value in parts:
+        if elsewhere and not is_spread(value):
+            continue
         try:
             name = value.name if isinstance(value, Asset) else None
             asset = store.save_for_run(
@@ -83,6 +88,18 @@ def store_outputs(
             assert asset.stored is not None
             stored = asset.stored
             record.outputs.append(Output(key, str(asset.ref), stored.digest, stored.type))
+
+
+def is_spread(value: object) -> bool:
+    """Tell whether several processes hold parts of a value, or of an asset's data."""
+    data = value.data if isinstance(value, Asset) else value
+    try:
+        materializer = adapters.materializer_of(data)
+        return materializer is not None and materializer.is_spread(data)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # then nothing can be stored of it, either
+        return False
 
 
 def _warn_not_stored(step: str, key: str, value: object, error: BaseException) -> None:

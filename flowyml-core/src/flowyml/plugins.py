@@ -23,6 +23,7 @@ from flowyml.interfaces import (
     API_VERSION,
     OLDEST_API_VERSION,
     Extractor,
+    Launcher,
     Materializer,
     RandomSource,
 )
@@ -52,13 +53,14 @@ def collect(plugin: object) -> Contents:
         extractors=_objects(trial, "extractors", Extractor),
         materializers=_objects(trial, "materializers", Materializer),
         random_sources=_objects(trial, "random_sources", RandomSource),
+        launchers=_objects(trial, "launchers", Launcher),
     )
     for extractor in contents.extractors:
         _check_extractor(extractor)
     for materializer in contents.materializers:
         _check_materializer(materializer)
-    for source in contents.random_sources:
-        _check_text(source, "name")
+    for item in (*contents.random_sources, *contents.launchers):
+        _check_text(item, "name")
     _refuse_doubles(contents)
     return contents
 
@@ -216,6 +218,7 @@ def _refuse_doubles(contents: Contents) -> None:
         *(f"the framework {item.framework!r}" for item in contents.extractors),
         *(f"the key {item.key!r}" for item in contents.materializers),
         *(f"the name {item.name!r}" for item in contents.random_sources),
+        *(f"the launcher {item.name!r}" for item in contents.launchers),
     ]
     for text, count in Counter(listed).items():
         if count > 1:

@@ -38,7 +38,7 @@ def rebuild(
         NotRepeatableError: naming the argument that can't be had.
         ValueError: when the form isn't one.
     """
-    made = _Rebuilder(load, given)
+    made = Rebuilder(load, given)
     try:
         return (
             [made.value(item) for item in form["args"]],
@@ -48,16 +48,26 @@ def rebuild(
         raise ValueError(f"the recorded call is damaged: {error!r}") from error
 
 
-class _Rebuilder:
+class Rebuilder:
+    """Makes values of their forms: a scalar, or a list that begins with a word."""
+
     def __init__(self, load: Callable[[str], Any], given: Mapping[str, Any]) -> None:
         self._load = load
         self._given = given
+        self._makers = self.forms()
 
     def value(self, form: Any) -> Any:
+        """Return what a form stands for."""
         if type(form) in _SCALARS:
             return form
         word, *rest = form
-        simple: dict[str, Callable[..., Any]] = {
+        if word not in self._makers:
+            raise ValueError(f"the recorded call has an unknown form {word!r}")
+        return self._makers[word](*rest)
+
+    def forms(self) -> Mapping[str, Callable[..., Any]]:
+        """Return, for each word, what makes a value of what comes after it."""
+        return {
             "value": lambda value: value,
             "list": lambda items: [self.value(item) for item in items],
             "tuple": lambda items: tuple(self.value(item) for item in items),
@@ -68,9 +78,9 @@ class _Rebuilder:
             "date": date.fromisoformat,
             "time": time.fromisoformat,
             "path": _path,
-            "name": _found,
-            "enum": lambda module, name, member: _found(module, name)[member],
-            "namedtuple": lambda module, name, items: _found(module, name)._make(
+            "name": self.named,
+            "enum": lambda module, name, member: self.named(module, name)[member],
+            "namedtuple": lambda module, name, items: self.named(module, name)._make(
                 [self.value(item) for item in items]
             ),
             "object": self._object,
@@ -78,12 +88,13 @@ class _Rebuilder:
             "masked": self._masked,
             "lost": _lost,
         }
-        if word not in simple:
-            raise ValueError(f"the recorded call has an unknown form {word!r}")
-        return simple[word](*rest)
+
+    def named(self, module: str, name: str) -> Any:
+        """Return what a dotted name means; imports nothing."""
+        return found(module, name)
 
     def _object(self, module: str, name: str, fields: list[tuple[str, Any]]) -> Any:
-        cls = _found(module, name)
+        cls = self.named(module, name)
         if not isinstance(cls, type):
             raise NotRepeatableError(f"{module}.{name} is no class any more.")
         made: Any = object.__new__(cls)
@@ -113,16 +124,20 @@ def _lost(kind: str, reason: str) -> Any:
     raise NotRepeatableError(f"An argument, a {kind}, was not recorded: {reason}.")
 
 
-def _found(module: str, name: str) -> Any:
-    """Return what a dotted name means, in a module that is imported."""
-    found: Any = sys.modules.get(module)
+def found(module: str, name: str) -> Any:
+    """Return what a dotted name means, in a module that is imported.
+
+    Raises:
+        NotRepeatableError: when it means nothing.
+    """
+    value: Any = sys.modules.get(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
-        if found is None:
+        value = getattr(value, part, None)
+        if value is None:
             raise NotRepeatableError(
                 f"{module}.{name} isn't there any more. Import the module that defines it."
             )
-    return found
+    return value
 
 
 def inputs_in(form: Any) -> Iterator[str]:

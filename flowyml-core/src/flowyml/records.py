@@ -132,6 +132,10 @@ class StepRecord:
             didn't run then.
         not_cached: why the outputs can't be kept for equal calls, where that was asked for.
         error: why it failed.
+        call_id: tells the call from all others, in all processes that make it together. One that
+            resumes an interrupted call has that one's, which begins with its run's id.
+        launcher: what started the processes that made the call: its name and settings.
+        world_size: how many processes made the call together.
     """
 
     name: str
@@ -156,6 +160,9 @@ class StepRecord:
     cached_from: str | None = None
     not_cached: str | None = None
     error: Failure | None = None
+    call_id: str | None = None
+    launcher: dict[str, Any] = attrs.field(factory=dict)
+    world_size: int = 1
 
 
 @attrs.define
@@ -236,7 +243,7 @@ def from_data(data: Any, key: str) -> RunRecord:
             raise ValueError(f"it has the schema {data['schema']!r}; known is {SCHEMA}")
         fields["steps"] = [_step(step) for step in fields["steps"]]
         fields["code"] = {
-            _text(digest): _code(code) for digest, code in _dict(fields["code"]).items()
+            _text(digest): code_from_data(code) for digest, code in _dict(fields["code"]).items()
         }
         if type(fields["name"]) is not str or type(fields["id"]) is not str:
             raise ValueError("its name or id is unfit")
@@ -275,7 +282,8 @@ def _step(data: Any) -> StepRecord:
     return StepRecord(**_common(fields))
 
 
-def _code(data: Any) -> Code:
+def code_from_data(data: Any) -> Code:
+    """Read one entry of a run's `code`."""
     fields = dict(data)
     return Code(**{**fields, "unknown": tuple(fields["unknown"]), "given": tuple(fields["given"])})
 

@@ -18,7 +18,7 @@ from flowyml.errors import AdapterError, AdapterNotFoundError, AdapterWarning, t
 from flowyml.properties import type_name
 
 if TYPE_CHECKING:
-    from flowyml.interfaces import Extractor, Materializer, RandomSource
+    from flowyml.interfaces import Extractor, Launcher, Materializer, RandomSource
     from flowyml.isolation import Attempt
 
 State: TypeAlias = Literal["known", "loaded", "broken", "disabled"]
@@ -240,6 +240,10 @@ class Registry:
     def random_sources(self) -> Iterator[RandomSource]:
         """The random sources of all loaded adapters."""
         return (item for adapter in self._adapters for item in adapter.contents.random_sources)
+
+    def launchers(self) -> Iterator[Launcher]:
+        """The launchers of all loaded adapters."""
+        return (item for adapter in self._adapters for item in adapter.contents.launchers)
 
     def provider(self, item: object) -> AdapterInfo:
         """Return the adapter that brought an extractor or materializer."""

@@ -11,20 +11,23 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import ContextDecorator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from flowyml import journal, seeds
+from flowyml import groups, journal, seeds
 from flowyml.environment import environment
 from flowyml.errors import FlowymlWarning, StoreError, warn
 from flowyml.properties import check_tags, type_name
 from flowyml.records import Code, Failure, RunRecord, StepRecord
 from flowyml.scripts import refuse_while_loading
 from flowyml.store import Store
+
+if TYPE_CHECKING:
+    from flowyml.interfaces import Group, Launcher
 
 _current_run: ContextVar[Run | None] = ContextVar("flowyml_run", default=None)
 current_step: ContextVar[int | None] = ContextVar("flowyml_step", default=None)
@@ -34,14 +37,27 @@ current_step: ContextVar[int | None] = ContextVar("flowyml_step", default=None)
 class Run:
     """A run in progress, or just ended; `record` is what is kept of it."""
 
-    def __init__(self, record: RunRecord, store: Store, *, repeats: bool = False) -> None:
+    def __init__(
+        self, record: RunRecord, store: Store, *, repeats: bool = False, keeps: bool = True
+    ) -> None:
+        """Begin with a record.
+
+        Args:
+            record: what is known.
+            store: where outputs go, and the record.
+            repeats: whether it repeats an earlier run.
+            keeps: whether this process writes the record; of several that run together one does.
+        """
         self.record = record
         self.store = store
         self.repeats = repeats
+        self.states: dict[str, bytes] = {}
+        self._keeps = keeps
         self._journal = journal.Journal(record, store)
         self._started = time.perf_counter()
         self._lock = threading.Lock()
         self._calls: Counter[tuple[int | None, str]] = Counter()
+        self._numbers: Counter[tuple[str, str]] = Counter()
 
     @property
     def id(self) -> str:
@@ -90,9 +106,23 @@ class Run:
         outer = self.seed if parent is None else self.steps[parent].seed
         return seeds.derived(self.seed if outer is None else outer, f"{name}/{number}")
 
+    def call_of(self, name: str, outer: str | None) -> str:
+        """Return what tells a call of a step from all others, in all processes of a group.
+
+        Args:
+            name: the step's name.
+            outer: the same of the step that calls it.
+        """
+        within = self.id if outer is None else outer
+        with self._lock:
+            number = self._numbers[within, name]
+            self._numbers[within, name] += 1
+        return f"{within}/{name}.{number}"
+
     def begin(self) -> None:
         """Write the beginning of the record. Raises StoreError when the store can't take it."""
-        self._journal.begin()
+        if self._keeps:
+            self._journal.begin()
 
     def add(self, step: StepRecord, code: Code | None, states: Mapping[str, bytes]) -> int:
         """Add a step that starts; return its index."""
@@ -104,7 +134,10 @@ class Run:
                 self.record.code[code.digest] = code
         if code is not None and new:
             self._written(lambda: self._journal.add_code(code.digest))
-        self._written(lambda: self._journal.add_states(states))
+        if self._keeps:
+            self._written(lambda: self._journal.add_states(states))
+        else:
+            self.states.update(states)
         self._written(lambda: self._journal.add_step(index, step, durable=False))
         return index
 
@@ -113,6 +146,8 @@ class Run:
         self._written(lambda: self._journal.add_step(index, self.steps[index], durable=True))
 
     def _written(self, write: Callable[[], None]) -> None:
+        if not self._keeps:
+            return
         try:
             write()
         except Exception as error:  # the user's results matter more than our record
@@ -126,6 +161,9 @@ class Run:
         self._written(self._journal.end)
 
 
+_Tokens: TypeAlias = "tuple[Token[Run | None], Token[int | None], Token[Group | None]]"
+
+
 class RunContext(ContextDecorator):
     """A run for the time of a with block, or of each call of a decorated function."""
 
@@ -136,10 +174,11 @@ class RunContext(ContextDecorator):
         store: Store | None,
         tags: Mapping[str, str] | None,
         repeats: bool = False,
+        launcher: Launcher | None = None,
     ) -> None:
-        self._arguments = (name, seed, store, tags, repeats)
+        self._arguments = (name, seed, store, tags, repeats, launcher)
         self._run: Run | None = None
-        self._tokens: tuple[Token[Run | None], Token[int | None]] | None = None
+        self._tokens: _Tokens | None = None
 
     def _recreate_cm(self) -> Self:
         return type(self)(*self._arguments)
@@ -147,19 +186,26 @@ class RunContext(ContextDecorator):
     def __enter__(self) -> Run:
         if self._run is not None:
             raise RuntimeError("a run can be entered once; call run(...) again for another")
-        name, seed, store, tags, repeats = self._arguments
+        name, seed, store, tags, repeats, launcher = self._arguments
         refuse_while_loading(f"starts the run {name!r}")
+        group = groups.join()
         record = RunRecord(
-            id=f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.urandom(3).hex()}",
+            id=_new_id(group),
             name=name,
             started_at=datetime.now(UTC),
             seed=seed,
             environment=environment(),
             tags=dict(tags or {}),
         )
-        self._run = Run(record, Store.of(store), repeats=repeats)
+        keeps = launcher.leads() if launcher is not None else True
+        keeps = keeps and (group is None or group.rank == 0)
+        self._run = Run(record, Store.of(store), repeats=repeats, keeps=keeps)
         self._run.begin()
-        self._tokens = _current_run.set(self._run), current_step.set(None)
+        self._tokens = (
+            _current_run.set(self._run),
+            current_step.set(None),
+            groups.joined.set(group),
+        )
         return self._run
 
     def __exit__(
@@ -172,7 +218,16 @@ class RunContext(ContextDecorator):
         assert self._tokens is not None
         _current_run.reset(self._tokens[0])
         current_step.reset(self._tokens[1])
+        groups.joined.reset(self._tokens[2])
         self._run.end(error)
+
+
+def _new_id(group: Group | None) -> str:
+    """Return an id for a run: of one that several processes open together, the same in all."""
+    own = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.urandom(3).hex()}"
+    if group is None or current_step.get() is not None:
+        return own
+    return group.exchange(own.encode(), "run")[0].decode()
 
 
 def run(
@@ -197,6 +252,17 @@ def run(
         raise TypeError(f"a run's name has to be a string, as in run('train'); got {name!r}")
     seed = None if seed is None else seeds.check_seed(seed)
     return RunContext(name, seed, store, check_tags(tags or {}))
+
+
+@contextmanager
+def entered(this_run: Run) -> Iterator[None]:
+    """Make a run the current one, which goes on in this process, for the time of a with block."""
+    tokens = _current_run.set(this_run), current_step.set(None)
+    try:
+        yield
+    finally:
+        _current_run.reset(tokens[0])
+        current_step.reset(tokens[1])
 
 
 def replay(record: RunRecord, store: Store) -> RunContext:

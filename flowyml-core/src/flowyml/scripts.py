@@ -228,10 +228,10 @@ def _execute(tree: ast.Module, module: ModuleType, file: Path) -> str | None:
     _say_not_started(tree)
     imports = _imports(tree)
     for statement in tree.body:
-        if stopped is not None and not _only_defines(statement):
+        if stopped is not None and not only_defines(statement):
             continue
         try:
-            part = ast.Module([*imports, statement], [])
+            part = ast.Module([*([] if _is_future(statement) else imports), statement], [])
             code = compile(part, str(file), "exec", flags=flags, dont_inherit=True)
             exec(code, vars(module))  # noqa: S102  (as starting the script does)
         except KeyboardInterrupt:
@@ -254,17 +254,22 @@ def _imports(tree: ast.Module) -> list[ast.stmt]:
         node
         for node in _top_level(tree)
         if isinstance(node, ast.Import)
-        or (isinstance(node, ast.ImportFrom) and node.module != "__future__")
+        or (isinstance(node, ast.ImportFrom) and not _is_future(node))
     ]
     if not found:
         return []
     return [ast.fix_missing_locations(ast.If(ast.Constant(False), [*found], []))]
 
 
+def _is_future(statement: ast.stmt) -> bool:
+    """Tell whether it is an import that has to come before all other statements."""
+    return isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
+
+
 def _future_flags(tree: ast.Module) -> int:
     flags = 0
     for statement in tree.body:
-        if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
+        if isinstance(statement, ast.ImportFrom) and _is_future(statement):
             for alias in statement.names:
                 feature = getattr(__future__, alias.name, None)
                 flags |= getattr(feature, "compiler_flag", 0)
@@ -285,7 +290,7 @@ def _renamed(node: ast.expr) -> ast.expr:
     return node
 
 
-def _only_defines(statement: ast.stmt) -> bool:
+def only_defines(statement: ast.stmt) -> bool:
     """Tell whether a statement does no more than give a name to something."""
     if isinstance(statement, (ast.Assign, ast.AnnAssign)):
         try:

@@ -16,7 +16,7 @@ import attrs
 from flowyml import adapters
 from flowyml.digests import digest_of_bytes
 from flowyml.errors import AdapterWarning, told, warn
-from flowyml.interfaces import RandomSource
+from flowyml.interfaces import Group, RandomSource
 
 _LIMIT = 2**32
 """NumPy's global generator takes no larger seed."""
@@ -66,6 +66,11 @@ def check_seed(seed: Any) -> int:
 def derived(seed: int, purpose: str) -> int:
     """Return a seed that follows from another one: other numbers for another purpose."""
     return int(digest_of_bytes(f"{seed} {purpose}".encode())[:8], 16)
+
+
+def of_rank(seed: int, group: Group | None) -> int:
+    """Return the seed of one of several processes: that of rank 0 is the seed itself."""
+    return derived(seed, f"rank {group.rank}") if group is not None and group.rank else seed
 
 
 @attrs.frozen(eq=False)

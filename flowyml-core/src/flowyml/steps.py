@@ -10,18 +10,20 @@ import functools
 import inspect
 import types
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 import attrs
 
-from flowyml import code, names, seeds
+from flowyml import adapters, code, groups, names, seeds
 from flowyml.calling import Again, Calling
 from flowyml.inputs import KEPT_BY_DEFAULT
+from flowyml.interfaces import Launcher
 from flowyml.properties import check_tags
 from flowyml.records import StepRecord
-from flowyml.running import Run, current_run, failure, run
+from flowyml.running import Run, RunContext, current_run, failure
 from flowyml.scripts import refuse_while_loading
 from flowyml.store import Store
 from flowyml.store.saving import checked_preference
@@ -42,6 +44,8 @@ class Settings:
     tags: dict[str, str] = attrs.field(factory=dict)
     format: tuple[str, ...] = ()
     keep_inputs: int | None = KEPT_BY_DEFAULT
+    launcher: Launcher | None = None
+    resume: bool = False
 
 
 class Step(Generic[_Parameters, _Result]):
@@ -84,18 +88,35 @@ class Step(Generic[_Parameters, _Result]):
     def __call__(self, /, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         """Call the function in the current run, or in a run of its own."""
         refuse_while_loading(f"calls the step {self.name!r}")
+        resume = self._take_resume(kwargs)
         bound = self._signature.bind(*args, **kwargs)  # a wrong call is no run
         outer = current_run()
         settings = self.settings
-        context = (
-            nullcontext(outer)
-            if outer
-            else run(self.name, store=settings.store, tags=settings.tags)
-        )
+        context: AbstractContextManager[Run]
+        if outer is not None:
+            context = nullcontext(outer)
+        else:
+            given = settings.store, dict(settings.tags), False, settings.launcher
+            context = RunContext(self.name, None, *given)
         with context as this_run:
-            assert this_run is not None
-            result: _Result = Calling(self, this_run, bound, args, kwargs).result()
+            calling = Calling(self, this_run, bound, args, kwargs, resume=resume)
+            with groups.explained() if outer is None else nullcontext():
+                result: _Result = calling.result()
             return result
+
+    def _take_resume(self, kwargs: dict[str, Any]) -> bool:
+        """Return whether to resume; ``resume=`` isn't the function's unless it has such a one."""
+        takes = any(
+            name == "resume" or parameter.kind is parameter.VAR_KEYWORD
+            for name, parameter in self._signature.parameters.items()
+        )
+        if takes or "resume" not in kwargs:
+            return self.settings.resume
+        return _checked_flag("resume", kwargs.pop("resume"))
+
+    def bound(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
+        """Return arguments, by the names of their parameters, as a call of the function."""
+        return inspect.BoundArguments(self._signature, OrderedDict(arguments))
 
     def repeat(
         self,
@@ -153,6 +174,8 @@ def step(
     tags: Mapping[str, str] | None = None,
     format: str | Iterable[str] | None = None,
     keep_inputs: bool | int | None = None,
+    launcher: Launcher | str | None = None,
+    resume: bool = False,
 ) -> Callable[[Callable[_Parameters, _Result]], Step[_Parameters, _Result]]: ...
 
 
@@ -167,6 +190,8 @@ def step(
     tags: Mapping[str, str] | None = None,
     format: str | Iterable[str] | None = None,
     keep_inputs: bool | int | None = None,
+    launcher: Launcher | str | None = None,
+    resume: bool = False,
 ) -> Any:
     """Make a function a step: ``@step``, ``@step("name")`` or ``@step(seed=0)``.
 
@@ -187,6 +212,12 @@ def step(
         keep_inputs: bytes up to which an argument that isn't in the store is kept there by its
             content, so that the call can be reproduced: 16 MiB by default. True keeps all, False
             none.
+        launcher: what starts the processes that make a call together, or the name of one: they
+            are given the arguments, and the result is what the function returned where the rank
+            is 0. In a process that was started as one of a group already, nothing is started.
+        resume: whether a call goes on where an equal one was interrupted, which `Checkpoint` of
+            an adapter makes possible. ``train(..., resume=True)`` says so for one call, if the
+            function has no argument of that name.
 
     Raises:
         ValueError: for an unfit name, seed or number, or a format that no installed adapter has.
@@ -206,6 +237,8 @@ def step(
         tags=check_tags(tags or {}),
         format=checked_preference(format),
         keep_inputs=_checked_limit(keep_inputs),
+        launcher=_checked_launcher(launcher),
+        resume=_checked_flag("resume", resume),
     )
     return lambda function: Step(function, name, settings)
 
@@ -213,6 +246,17 @@ def step(
 def _checked_flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}= takes True or False; got {value!r}")
+    return value
+
+
+def _checked_launcher(value: Any) -> Launcher | None:
+    if isinstance(value, str):
+        return adapters.launcher(value)
+    if value is not None and not isinstance(value, Launcher):
+        raise TypeError(
+            f"launcher= takes a launcher, such as flowyml_pytorch.Elastic(nproc_per_node=2); got "
+            f"{value!r}"
+        )
     return value
 
 

@@ -12,6 +12,7 @@ These members, each of which JSON can hold; None is what can't be had:
 - ``frameworks``: what their adapters say of the imported ones
 - ``git``: of the main program's folder or else the working directory; see `repository`
 - ``main``: the ``file`` of the main program, and the ``module`` if it was started with ``-m``
+- ``pid``, the number of the process
 - ``argv``, in which what follows a name that looks secret is masked, and ``cwd``
 """
 
@@ -69,6 +70,7 @@ def environment() -> dict[str, Any]:
         **_fixed(),
         "threads": variables.threads(),
         "variables": variables.others(),
+        "pid": os.getpid(),
         "argv": _known(invocation.argv, []),
         "cwd": _known(os.getcwd, None),
     }

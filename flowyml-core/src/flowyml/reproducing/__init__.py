@@ -286,6 +286,10 @@ class _Repetition:
 
     def _compared(self, index: int, this_run: Run, index_now: int) -> StepReproduction:
         then, now = self._source.record.steps[index], this_run.steps[index_now]
+        if then.world_size != now.world_size:
+            self._notes.append(
+                f"{then.world_size} processes made it together, and {now.world_size} now"
+            )
         found = StepReproduction(
             then.name, index, not_stored=tuple(left.key for left in then.not_stored)
         )

@@ -102,7 +102,7 @@ def _named_in(form: Any) -> Iterator[str]:
 def _step(record: StepRecord, hint: str) -> Step[..., Any] | str:
     """Return the step that a record is of, or why there is none."""
     try:
-        found = _resolve(record.function)
+        found = resolve(record.function)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module that is imported may raise anything
@@ -126,7 +126,7 @@ def _step(record: StepRecord, hint: str) -> Step[..., Any] | str:
     return next((step for step in candidates if step.name == record.name), candidates[0])
 
 
-def _resolve(dotted: str) -> Any:
+def resolve(dotted: str) -> Any:
     """Return what a dotted name means, importing the modules in it; None when there is nothing."""
     parts = dotted.split(".")
     for length in range(1, len(parts)):

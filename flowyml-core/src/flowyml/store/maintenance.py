@@ -24,7 +24,10 @@ GRACE = 3600.0
 
 @attrs.frozen
 class Collected:
-    """What `Store.gc` removed: numbers of blobs and of unfinished saves, and the blobs' bytes."""
+    """What `Store.gc` removed: numbers of blobs and of what was left unfinished, and their bytes.
+
+    Unfinished are saves and launched steps whose process was killed; the bytes are the blobs'.
+    """
 
     blobs: int
     unfinished: int
@@ -54,21 +57,22 @@ def collect(backend: Backend, manifests: Iterable[Manifest], grace: float) -> Co
     blobs = size = unfinished = 0
     for digest in filter(is_digest, backend.keys("withdrawn")):
         _put_back(backend, digest)  # whoever withdrew it was killed, or is at it
-    for name in backend.keys("staging"):
-        if backend.age(f"staging/{name}") >= grace:
-            backend.remove(f"staging/{name}")
-            unfinished += 1
+    for folder in ("staging", "jobs"):
+        for name in backend.keys(folder):
+            if backend.age(f"{folder}/{name}") >= grace:
+                backend.remove(f"{folder}/{name}")
+                unfinished += 1
     for digest, key in blob_keys(backend):
         if digest not in referenced and backend.age(key) >= grace:
-            removed = _removed(backend, digest, grace)
-            size += removed or 0
-            blobs += removed is not None
+            freed = removed(backend, digest, grace)
+            size += freed or 0
+            blobs += freed is not None
     if not backend.keys("withdrawn"):
         backend.remove("withdrawn")
     return Collected(blobs, unfinished, size)
 
 
-def _removed(backend: Backend, digest: str, grace: float) -> int | None:
+def removed(backend: Backend, digest: str, grace: float) -> int | None:
     """Remove a blob and return its size, or None when a saver has just made use of it.
 
     A saver marks a blob before it relies on it. Withdrawn first and looked at then, a blob either

@@ -90,6 +90,23 @@ def _can_save(
         return False
 
 
+def is_spread(materializer: Materializer, data: Any) -> bool:
+    """Tell whether other processes hold parts of an object.
+
+    Raises:
+        MaterializationError: naming the materializer, when it fails to say.
+    """
+    try:
+        return bool(materializer.is_spread(data))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise MaterializationError(
+            f"The materializer {materializer.key!r} failed to say whether other processes hold "
+            f"parts of a {type_name(data)}: {told(error)}"
+        ) from error
+
+
 def checked_preference(format: str | Iterable[str] | None) -> tuple[str, ...]:
     """Return formats in order of preference, each known to some adapter.
 
@@ -212,6 +229,11 @@ class Intake:
             self._kept[file.path] = file
             self._progress.advance(file.size)
         return True
+
+    @property
+    def kept(self) -> Mapping[str, StoredFile]:
+        """The files that were among the blobs already."""
+        return self._kept
 
     def finish(self) -> tuple[StoredFile, ...]:
         """Take in the rest, and return every file, sorted by path."""

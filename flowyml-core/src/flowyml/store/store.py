@@ -10,26 +10,35 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from flowyml import adapters, encoding, identity, names, origins
+from flowyml import adapters, encoding, groups, identity, names, origins
 from flowyml.assets import Asset, Parent
 from flowyml.errors import (
     AssetNotFoundError,
+    FlowymlError,
     IntegrityError,
     MaterializationError,
     StoreError,
     quiet,
 )
-from flowyml.interfaces import Earlier, LoadOptions, Materializer, SaveOptions
+from flowyml.interfaces import (
+    Earlier,
+    Group,
+    LoadOptions,
+    Materializer,
+    SaveOptions,
+    SaveResult,
+)
 from flowyml.models import described
 from flowyml.progress import Progress
 from flowyml.properties import type_name
-from flowyml.store import loading, maintenance, saving, verification
+from flowyml.store import loading, maintenance, saving, together, verification
 from flowyml.store import manifest as manifests
 from flowyml.store.backend import LocalDirectory
 from flowyml.store.blobs import Blobs
@@ -37,7 +46,7 @@ from flowyml.store.catalog import KEPT, Catalog, deleted_key, is_kept, manifest_
 from flowyml.store.layout import Layout
 from flowyml.store.manifest import Manifest
 from flowyml.store.transfer import export, read_manifest, take_in
-from flowyml.stored import Stored
+from flowyml.stored import Stored, StoredFile
 from flowyml.trust import Trust
 
 if TYPE_CHECKING:
@@ -101,12 +110,18 @@ class Store:
             format: one of the materializer's formats, such as ``"state_dict"``; by default the
                 store's, for an object that has it, or else the materializer's first.
 
+        What several processes hold parts of, such as a sharded model, all of them save at the same
+        time, under the same name: each writes its own part. In a step that runs in several
+        processes, rank 0 alone saves everything else, and the others get assets without a version.
+
         Returns:
             The asset with its version; the one that was given, if it was one.
 
         Raises:
             MaterializationError: when no materializer handles the object or has the format.
-            StoreError: when the store can't take it. Whatever the error, nothing became visible.
+            StoreError: when the store can't take it, or another process fails. Whatever the error,
+                nothing became visible.
+            LaunchError: when another process has to save its part too, and doesn't.
         """
         return self.save_for_run(obj, name, format=format)
 
@@ -149,10 +164,17 @@ class Store:
             )
         name = names.check_name(name if name is not None else asset.name)
         materializer = saving.materializer_of(asset)
+        group = _group_of_several()
+        spread = group is not None and saving.is_spread(materializer, asset.data)
+        if group is not None and group.rank and scope is not None and not spread:
+            return asset  # rank 0 saves it
         chosen = saving.chosen_format(materializer, format, (*preferred, *self.format), asset)
         before = self._before(asset)
         asset.recognised = tuple({parent.ref: parent for parent in (*before, *inputs)}.values())
-        stored = self._write(asset, name, materializer, chosen, run, step)
+        if group is not None and spread:
+            stored = self._write_together(group, asset, name, materializer, chosen, run, step)
+        else:
+            stored = self._write(asset, name, materializer, chosen, run, step)
         ref = str(asset.ref)
         canonical = identity.is_canonical(materializer, chosen) and stored.restore == "exact"
         origins.note(asset, self.path, ref, stored.digest if canonical else _digest_or_none(asset))
@@ -224,7 +246,9 @@ class Store:
                 options = SaveOptions(
                     chosen,
                     asset.described_with(),
-                    lambda: self._earlier(name, asset, materializer.key, chosen, intake),
+                    lambda: self._earlier(
+                        self._earlier_ref(name, asset), materializer.key, chosen, intake
+                    ),
                     saving.expecting(progress, limit),
                     intake.done,
                 )
@@ -234,22 +258,7 @@ class Store:
                     saving.check_limit(sum(file.size for file in files), limit)
                 if name == KEPT and result.restore != "exact":
                     raise MaterializationError(f"it can't be kept exactly: {result.reason}")
-                content = saving.digest_of_content(result, files)
-                stored = Stored(
-                    digest=manifests.content_digest(materializer.key, chosen, files, content),
-                    created_at=_now(),
-                    type=type_name(asset.data),
-                    adapter=saving.origin(materializer),
-                    materializer=materializer.key,
-                    format=chosen,
-                    files=files,
-                    restore=result.restore,
-                    restore_reason=result.reason,
-                    required_trust=result.required_trust,
-                    content=content,
-                    run=run,
-                    step=step,
-                )
+                stored = _stored(asset, materializer, chosen, result, files, run, step)
                 version = self._publish(asset, name, stored, dict(result.details), folder)
         except OSError as error:
             raise StoreError(
@@ -258,12 +267,78 @@ class Store:
         asset.name, asset.version, asset.stored = name, version, stored
         return stored
 
-    def _earlier(
-        self, name: str, asset: Asset, materializer: str, format: str, intake: saving.Intake
-    ) -> Earlier | None:
-        """Find the version whose files the next one of a name may refer to."""
+    def _write_together(
+        self,
+        group: Group,
+        asset: Asset,
+        name: str,
+        materializer: Materializer,
+        chosen: str,
+        run: str | None,
+        step: str | None,
+    ) -> Stored:
+        """Write an asset's files with other processes, and its manifest by rank 0."""
+        try:
+            with together.Talk(group, name) as talk:
+                self._layout.prepare()
+                talk.agree({"materializer": materializer.key, "format": chosen})
+                with together.common_folder(talk, self._backend, self.path) as folder:
+                    if folder is not None:
+                        told = self._write_parts(
+                            talk, folder, asset, materializer, chosen, run, step
+                        )
+                        text, version = told["manifest"].encode(), told["version"]
+                        stored = manifests.read(text, f"{name}@{version}").stored
+                        asset.name, asset.version, asset.stored = name, version, stored
+                        return stored
+        except OSError as error:
+            raise StoreError(
+                f"{name!r} can't be saved in {self.path}: {error}. Nothing of it became visible."
+            ) from error
+        return self._write(asset, name, materializer, chosen, run, step)  # each into its own store
+
+    def _write_parts(
+        self,
+        talk: together.Talk,
+        folder: Path,
+        asset: Asset,
+        materializer: Materializer,
+        chosen: str,
+        run: str | None,
+        step: str | None,
+    ) -> Any:
+        """Write this process's part into a folder that all see; return what rank 0 committed."""
+        name = talk.name
+        with Progress("") as unseen, saving.Intake(self._blobs, folder, unseen) as intake:
+            ref = talk.tell(lambda: self._earlier_ref(name, asset))
+            options = SaveOptions(
+                chosen,
+                asset.described_with(),
+                lambda: self._earlier(ref, materializer.key, chosen, intake),
+                group=talk,
+            )
+            result = saving.written(materializer, asset.data, folder, options)
+            files = together.take_in(talk, folder, self._blobs, intake.kept)
+        if talk.rank:
+            return talk.tell(dict)
+        stored = _stored(asset, materializer, chosen, result, files, run, step)
+        version = self._publish(asset, name, stored, dict(result.details), folder)
+        committed = attrs.evolve(asset, name=name, version=version, stored=stored)
+        text = manifests.write(Manifest(committed, dict(result.details))).decode()
+        told = {"version": version, "manifest": text}
+        with suppress(FlowymlError):  # somebody ended after having done its part
+            talk.tell(lambda: told)
+        return told
+
+    def _earlier_ref(self, name: str, asset: Asset) -> str | None:
+        """Return the ref of the version whose files the next one of a name may refer to."""
         versions = self.versions(name)
-        ref = f"{name}@{versions[-1]}" if versions else asset.ref if asset.stored else None
+        return f"{name}@{versions[-1]}" if versions else asset.ref if asset.stored else None
+
+    def _earlier(
+        self, ref: str | None, materializer: str, format: str, intake: saving.Intake
+    ) -> Earlier | None:
+        """Open a version for one that may refer to its files."""
         if ref is None:
             return None
         try:
@@ -562,6 +637,14 @@ class Store:
         self._layout.check()
         return maintenance.measure(self._backend, self._catalog.manifests())
 
+    def prepare(self) -> None:
+        """Make the directory a store, unless it is one.
+
+        Raises:
+            StoreError: when it can't be made, or is another layout's.
+        """
+        self._layout.prepare()
+
     def write_record(self, key: str, data: Any) -> None:
         """Write a small JSON file that may change, such as a run's record, in one atomic step.
 
@@ -626,6 +709,40 @@ class Store:
             return encoding.loads(self._backend.read(key))
         except encoding.EncodingError as error:
             raise IntegrityError(f"{self.path / key} is damaged: {error}.") from error
+
+
+def _stored(
+    asset: Asset,
+    materializer: Materializer,
+    format: str,
+    result: SaveResult,
+    files: tuple[StoredFile, ...],
+    run: str | None,
+    step: str | None,
+) -> Stored:
+    """Return what a manifest says of files that a materializer wrote."""
+    content = saving.digest_of_content(result, files)
+    return Stored(
+        digest=manifests.content_digest(materializer.key, format, files, content),
+        created_at=_now(),
+        type=type_name(asset.data),
+        adapter=saving.origin(materializer),
+        materializer=materializer.key,
+        format=format,
+        files=files,
+        restore=result.restore,
+        restore_reason=result.reason,
+        required_trust=result.required_trust,
+        content=content,
+        run=run,
+        step=step,
+    )
+
+
+def _group_of_several() -> Group | None:
+    """Return the group that this process is one of; None when it is alone."""
+    group = groups.group()
+    return group if group is not None and group.world_size > 1 else None
 
 
 def _now() -> datetime:
