@@ -1,4 +1,4 @@
-"""What flowyml discovers: registers the PyTorch extractor, materializers and random source.
+"""What flowyml discovers: registers the extractor, materializers, random source and launcher.
 
 torch is looked up in ``sys.modules`` only: whoever holds a module or a tensor has imported it.
 The work is done in modules that import torch, which are imported when there is work.
@@ -18,6 +18,7 @@ from flowyml.hookspecs import hookimpl
 from flowyml.interfaces import (
     Change,
     Extractor,
+    Launcher,
     Layer,
     LoadOptions,
     Materializer,
@@ -26,13 +27,14 @@ from flowyml.interfaces import (
     SaveOptions,
     SaveResult,
 )
+from flowyml_pytorch.launching.elastic import Elastic
 from flowyml_pytorch.randomness import TorchRandomSource
 
 if TYPE_CHECKING:
     import torch
 
 
-api_version = 2
+api_version = 3
 """Version of flowyml.interfaces that this adapter is written for."""
 
 OBSERVED = (
@@ -194,6 +196,12 @@ class ModuleMaterializer(Materializer):
 
         return formats.save(obj, folder, options)
 
+    def is_spread(self, obj: Any) -> bool:
+        """Tell whether it has parameters that are sharded over several processes."""
+        from flowyml_pytorch.storing.sharded import is_spread
+
+        return is_spread(obj)
+
     def load(self, saved: Saved, options: LoadOptions) -> Any:
         """Give back the live module, or what the format keeps of it."""
         from flowyml_pytorch.storing import formats
@@ -288,6 +296,12 @@ class ValueMaterializer(Materializer):
 
         return values.save(obj, folder, options)
 
+    def is_spread(self, obj: Any) -> bool:
+        """Tell whether there are tensors in it that are sharded over several processes."""
+        from flowyml_pytorch.storing.sharded import is_spread
+
+        return is_spread(obj)
+
     def load(self, saved: Saved, options: LoadOptions) -> Any:
         """Give the object back; its tensors are mapped: the files keep what was saved."""
         from flowyml_pytorch.storing import values
@@ -341,3 +355,9 @@ def flowyml_register_materializers() -> list[Materializer]:
 def flowyml_register_random_sources() -> list[RandomSource]:
     """Register torch's default generators."""
     return [TorchRandomSource()]
+
+
+@hookimpl
+def flowyml_register_launchers() -> list[Launcher]:
+    """Register the launcher on torch's elastic agent, with its defaults."""
+    return [Elastic()]

@@ -1,0 +1,1 @@
+"""Steps in several processes, on torch's elastic agent and its process groups."""
