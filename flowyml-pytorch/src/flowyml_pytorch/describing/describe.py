@@ -15,6 +15,7 @@ from flowyml.errors import AdapterWarning, warn
 from flowyml_pytorch.describing import census, exported, functional
 from flowyml_pytorch.describing.census import Census, Counts
 from flowyml_pytorch.describing.observe import UNOBSERVED, observe
+from flowyml_pytorch.describing.processes import world_size
 
 
 def describe(model: Any, example_inputs: Any = None) -> dict[str, Any]:
@@ -26,16 +27,19 @@ def describe(model: Any, example_inputs: Any = None) -> dict[str, Any]:
     """
     if not isinstance(model, nn.Module):
         found = exported.take(model)
-        return {**_properties(found, found.tensors, found.sample), **UNOBSERVED}
+        return {**_properties(found, found.tensors, found.sample, None), **UNOBSERVED}
     found = census.take(model)
-    properties = _properties(found, *_state(found, model))
+    properties = _properties(found, *_state(found, model), world_size(model))
     if example_inputs is None:
         return {**properties, **UNOBSERVED}
     return {**properties, **observe(model, example_inputs)}
 
 
 def _properties(
-    found: Census, tensors: int | None, sample: dict[str, list[int]] | None
+    found: Census,
+    tensors: int | None,
+    sample: dict[str, list[int]] | None,
+    processes: int | None,
 ) -> dict[str, Any]:
     total = sum(found.parameters.values())
     counted = found.parameters or found.buffers
@@ -66,6 +70,7 @@ def _properties(
         },
         "functional_ops": list(found.operations),
         "wrapper": found.wrapper,
+        "world_size": processes,
         "parametrizations": found.parametrizations,
         "quantized": found.quantized,
     }

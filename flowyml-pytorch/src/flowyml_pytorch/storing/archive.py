@@ -106,8 +106,8 @@ def _read(file: int, start: int, stop: int) -> bytes:
 # torch's writer uses this: no compression, record upon record without a gap, the data aligned by
 # padding before it and followed by its CRC, and a directory in zip64 form at the end.
 
-_ENTRY = struct.Struct("<4sH10sIIIHHHHHII")
-_END = struct.Struct("<4sQHHIIQQQQ4sIQI4sHHHHIIH")
+ENTRY = struct.Struct("<4sH10sIIIHHHHHII")
+END = struct.Struct("<4sQHHIIQQQQ4sIQI4sHHHHIIH")
 _WIDE = 0xFFFFFFFF  # in a field of 32 bits: the value stands in one of 64 bits
 _MOST_RECORDS = 16
 _LARGEST_TEXT = 1 << 16
@@ -169,11 +169,11 @@ def _directory(file: int, size: int) -> dict[str, _Record]:
 
 def _directory_bounds(file: int, size: int) -> tuple[int, int, int]:
     """Return how many entries the directory has, and where it begins and ends."""
-    end = size - _END.size
+    end = size - END.size
     want(end > 0, "it is too short for an archive")
     last = _read(file, end, size)
-    _, _, made, needed, _, _, count, _, length, begin, *_ = _END.unpack(last)
-    expected = _END.pack(
+    _, _, made, needed, _, _, count, _, length, begin, *_ = END.unpack(last)
+    expected = END.pack(
         *(b"PK\6\6", 44, made, needed, 0, 0, count, count, length, begin),
         *(b"PK\6\7", 0, end, 1),
         *(b"PK\5\6", 0, 0, min(count, 0xFFFF), min(count, 0xFFFF)),
@@ -188,12 +188,12 @@ def _directory_bounds(file: int, size: int) -> tuple[int, int, int]:
 
 def _entry(directory: bytes, at: int) -> tuple[tuple[bytes, bytes, int, int, int], int]:
     """Return an entry's path, fixed part, CRC, length and header; and where the next begins."""
-    want(at + _ENTRY.size <= len(directory), "its directory breaks off")
-    fields = _ENTRY.unpack_from(directory, at)
+    want(at + ENTRY.size <= len(directory), "its directory breaks off")
+    fields = ENTRY.unpack_from(directory, at)
     _, made, fixed, crc, packed, length, named, extended, _, _, _, _, header = fields
     odd = "its records are compressed, encrypted or otherwise not what torch writes"
     want(fixed[2:6] == (b"\x08\x08\0\0" if length else b"\0\x08\0\0") and packed == length, odd)
-    path, extra = directory[at + _ENTRY.size :][:named], directory[at + _ENTRY.size + named :]
+    path, extra = directory[at + ENTRY.size :][:named], directory[at + ENTRY.size + named :]
     wide = [int.from_bytes(extra[i : i + 8], "little") for i in range(4, extended, 8)]
     if length == _WIDE and wide:
         length = wide[0]
@@ -202,7 +202,7 @@ def _entry(directory: bytes, at: int) -> tuple[tuple[bytes, bytes, int, int, int
     extra = _in_64_bits([length, length] * (length >= _WIDE) + [header] * (header >= _WIDE))
     sizes = crc, min(length, _WIDE), min(length, _WIDE), len(path), len(extra), 0, 0
     # No attributes: torch's reader wouldn't read what they call a folder, but memory as it was.
-    expected = _ENTRY.pack(b"PK\1\2", made, fixed, *sizes, 0, 0, min(header, _WIDE))
+    expected = ENTRY.pack(b"PK\1\2", made, fixed, *sizes, 0, 0, min(header, _WIDE))
     expected += path + extra
     want(directory[at : at + len(expected)] == expected, "its directory is malformed")
     return (path, fixed, crc, length, header), at + len(expected)

@@ -38,8 +38,13 @@ def digests_of(stored: Sequence[Tensor]) -> list[str]:
 
 def digest_of_elements(tensor: Tensor) -> str:
     """Return the digest of a plain tensor that `on_cpu` returned; no device is part of it."""
+    return digest_of_bytes(description(tensor), bytes_of(tensor))
+
+
+def description(tensor: Tensor) -> bytes:
+    """Return what counts of a plain tensor besides its elements."""
     described = [name_of(tensor.dtype), list(tensor.shape), list(tensor.stride())]
-    return digest_of_bytes(json.dumps(described).encode(), bytes_of(tensor))
+    return json.dumps(described).encode()
 
 
 def on_cpu(tensor: Tensor) -> Tensor:

@@ -76,6 +76,21 @@ class EarlierTensors:
                 return row
         return None
 
+    def at(self, number: int, tensor: Tensor) -> tuple[Row, Path, archive.TensorFile] | None:
+        """Return the intact file of the tensor at a number, if it is of the same kind as another.
+
+        Args:
+            number: where it stands.
+            tensor: the other one; its elements aren't looked at.
+        """
+        row = self.rows[number] if number < len(self.rows) else None
+        if row is None or row.offset is not None or _described(row) != _described_tensor(tensor):
+            return None
+        opened = self._opened(row)
+        if opened is None or frame_of(*opened) != row.frame:
+            return None
+        return row, *opened
+
     def differs(self, number: int, tensor: Tensor) -> bool:
         """Tell whether a tensor begins otherwise than the one of its number: then it is new."""
         if not (self.similar and is_own(tensor) and tensor.device.type == "cpu"):

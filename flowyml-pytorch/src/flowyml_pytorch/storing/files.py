@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import torch
 
 from flowyml.digests import digest_of_bytes
 from flowyml.errors import MaterializationError, MaterializationWarning, warn
-from flowyml.interfaces import LoadOptions, Saved, SaveOptions, SaveResult
+from flowyml.interfaces import Group, LoadOptions, Saved, SaveOptions, SaveResult
 from flowyml_pytorch.storing import pool
 from flowyml_pytorch.storing.content import digests_of
 from flowyml_pytorch.storing.layout import Layout, lay_out
 from flowyml_pytorch.storing.mapped import Pool, Tensors, check_device
 from flowyml_pytorch.storing.policy import main_module_name
 from flowyml_pytorch.storing.rebuild import FILE, Decoder, read_structure
+from flowyml_pytorch.storing.sharded import Shards
 from flowyml_pytorch.storing.structure import Structure
 
 
@@ -42,20 +43,49 @@ class Plan:
     warning: str | None = None
 
 
-def write(plan: Plan, folder: Path, options: SaveOptions) -> SaveResult:
+def agreed(plan: Callable[[str | None], Plan], group: Group | None) -> Plan:
+    """Return what to write, the same in all processes that write it together.
+
+    Args:
+        plan: makes a plan; given what stands in the way of more, of no more than goes without.
+        group: the processes.
+    """
+    mine = plan(None)
+    if group is None:
+        return mine
+    told = [text.decode() for text in group.exchange((mine.reason or "").encode())]
+    obstacle = next(filter(None, told), None)
+    return mine if obstacle == mine.reason else plan(obstacle)
+
+
+def write(
+    plan: Plan, folder: Path, options: SaveOptions, shards: Shards | None = None
+) -> SaveResult:
     """Write a structure and its tensors.
 
-    Equal content has one digest, however its tensors are spread over files.
+    Equal content has one digest, however its tensors are spread over files, or over processes.
+
+    Args:
+        plan: what to write.
+        folder: where; all processes of ``options.group`` write there.
+        options: how.
+        shards: the tensors of which each process has a part.
 
     Raises:
         MaterializationError: when a tensor can't be stored.
         OSError: when the folder can't be written.
     """
-    if plan.warning is not None:
-        warn(plan.warning, MaterializationWarning)
     text, layout = _laid_out(plan.structure)
-    (folder / FILE).write_bytes(text)
-    written = pool.write(layout, folder, options)
+    leads = options.group is None or options.group.rank == 0
+    if leads:
+        if plan.warning is not None:
+            warn(plan.warning, MaterializationWarning)
+        (folder / FILE).write_bytes(text)
+    ready = _ready(layout, folder, options, shards)
+    if not leads:
+        return SaveResult()
+    written = pool.write(layout, folder, options, ready)
+    ready.clear()
     return SaveResult(
         restore="exact" if plan.reason is None else "weights",
         reason=plan.reason,
@@ -68,6 +98,15 @@ def write(plan: Plan, folder: Path, options: SaveOptions) -> SaveResult:
         },
         content=(FILE, *written.content),
     )
+
+
+def _ready(layout: Layout, folder: Path, options: SaveOptions, shards: Shards | None) -> pool.Ready:
+    """Write what this process has of tensors that no single one has."""
+    if options.group is None or shards is None:
+        return pool.Ready()
+    from flowyml_pytorch.storing import collective
+
+    return collective.write(layout, shards, folder, options, options.group)
 
 
 def digests(plan: Plan) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,19 @@ from flowyml_pytorch.storing import modules
 
 
 def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
-    """Write a module in the format that was asked for."""
+    """Write a module in the format that was asked for.
+
+    In formats with one file for all tensors, processes that save together have to gather those that
+    are sharded: rank 0's file counts.
+    """
+    one_file = options.format in ("safetensors", "exported")
+    if one_file and options.group is not None and options.group.rank:
+        with tempfile.TemporaryDirectory(prefix="flowyml-") as unused:
+            return _save(module, Path(unused), options)
+    return _save(module, folder, options)
+
+
+def _save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
     if options.format == "safetensors":
         from flowyml_pytorch.exporting import safetensors_file
 

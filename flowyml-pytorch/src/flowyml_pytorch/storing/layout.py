@@ -8,6 +8,7 @@ close together, or else the stretch that it and those which overlap it span.
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,7 +133,7 @@ def _base(members: list[Tensor], group: list[_Stretch], start: int) -> Tensor:
         return _resolved(first)
     end = max(stretch.end for stretch in group)
     one_type = len({member.dtype for member in members}) == 1
-    spans = group[0].end == end and _is_dense(first)
+    spans = group[0].end == end and is_dense(first)
     if one_type and spans and (first.is_contiguous() or len(members) == 1):
         return first
     if len(members) == 1 and _has_gaps(first):
@@ -270,14 +271,20 @@ _LARGEST_GAPS = 1 << 26
 """Bytes that a tensor may reach over if most of them are none of its own."""
 
 
+def contiguous_stride(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of elements that lie row by row."""
+    steps = itertools.accumulate(reversed(shape[1:]), lambda a, b: a * max(b, 1), initial=1)
+    return tuple(steps)[::-1] if shape else ()
+
+
 def _has_gaps(tensor: Tensor) -> bool:
     """Tell whether between a tensor's elements there is memory that is none of them."""
-    if not is_strided(tensor) or tensor.numel() == 0 or _is_dense(tensor):
+    if not is_strided(tensor) or tensor.numel() == 0 or is_dense(tensor):
         return False
     return span(tensor.shape, tensor.stride()) > tensor.numel()
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def is_dense(tensor: Tensor) -> bool:
     """Tell whether a tensor's elements fill a stretch of memory, each byte once."""
     expected = 1
     for size, step in sorted(zip(tensor.shape, tensor.stride(), strict=True), key=lambda d: d[1]):

@@ -8,7 +8,7 @@ the rest.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,14 @@ from flowyml_pytorch.storing import files, structure
 from flowyml_pytorch.storing.kinds import NotRestorableError
 from flowyml_pytorch.storing.layout import KINDS, UNINITIALIZED
 from flowyml_pytorch.storing.matching import check_same_keys, shapes_of
-from flowyml_pytorch.storing.sharded import check_whole, distributed, is_sharded, model_in, whole
+from flowyml_pytorch.storing.sharded import (
+    alone,
+    check_whole,
+    distributed,
+    is_sharded,
+    model_in,
+    seen,
+)
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.qscheme)
 
@@ -38,8 +45,12 @@ def save(module: nn.Module, folder: Path, options: SaveOptions) -> SaveResult:
 
     A wrapper, such as what ``torch.compile`` returns, is saved as the model inside.
     """
-    with whole([module]) as gathered:
-        return files.write(_plan(model_in(module), gathered, options.format), folder, options)
+    with seen([module], options.group) as parts:
+
+        def plan(obstacle: str | None = None) -> files.Plan:
+            return _plan(model_in(module), parts.whole, options.format, obstacle)
+
+        return files.write(files.agreed(plan, options.group), folder, options, parts.shards)
 
 
 def digests(module: nn.Module, format: str) -> list[str]:
@@ -49,10 +60,16 @@ def digests(module: nn.Module, format: str) -> list[str]:
         MaterializationError: when it is sharded.
     """
     check_whole([module])
-    return files.digests(_plan(model_in(module), None, format))
+    return files.digests(_plan(model_in(module), alone, format))
 
 
-def _plan(module: nn.Module, gathered: Mapping[int, Tensor] | None, format: str) -> files.Plan:
+def _plan(
+    module: nn.Module,
+    whole: Callable[[Tensor], Tensor],
+    format: str,
+    obstacle: str | None = None,
+) -> files.Plan:
+    """Decide what to write; what stands in the way of more elsewhere does so here as well."""
     live = _state_of(module)
     state = OrderedDict((key, item) for key, item in live.items() if _is_plain(item))
     left_out = [key for key in live if key not in state]
@@ -61,13 +78,14 @@ def _plan(module: nn.Module, gathered: Mapping[int, Tensor] | None, format: str)
     noted = {"left_out": left_out} if left_out else {}
     if format == "state_dict":
         told = _warning(module, "as a state dict", left_out) if left_out else None
-        return files.Plan(structure.encode(gathered, **parts), _AS_STATE_DICT, noted, told)
-    try:
-        return files.Plan(structure.encode(gathered, root=module, **parts), details=noted)
-    except (NotRestorableError, RecursionError) as error:
-        reason = str(error)
-    told = _warning(module, f"with its weights only, because of {reason}", left_out)
-    return files.Plan(structure.encode(gathered, **parts), reason, noted, told)
+        return files.Plan(structure.encode(whole, **parts), _AS_STATE_DICT, noted, told)
+    if obstacle is None:
+        try:
+            return files.Plan(structure.encode(whole, root=module, **parts), details=noted)
+        except (NotRestorableError, RecursionError) as error:
+            obstacle = str(error)
+    told = _warning(module, f"with its weights only, because of {obstacle}", left_out)
+    return files.Plan(structure.encode(whole, **parts), obstacle, noted, told)
 
 
 _AS_STATE_DICT = "it was saved as a state dict"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,36 +53,88 @@ class Written:
     details: dict[str, Any]
 
 
-def write(layout: Layout, folder: Path, options: SaveOptions) -> Written:
+@attrs.frozen
+class Ready:
+    """What several processes have written already.
+
+    Attributes:
+        rows: where tensors are that have a file of their own, by number.
+        small: returns small tensors, by number.
+        clear: removes what they were read from.
+    """
+
+    rows: Mapping[int, Row] = attrs.field(factory=dict)
+    small: Mapping[int, Callable[[], Tensor]] = attrs.field(factory=dict)
+    clear: Callable[[], None] = lambda: None
+
+
+@attrs.frozen
+class _ByDigest(Mapping[str, Tensor]):
+    """Small tensors by digest, which may have to be read first."""
+
+    numbers: Mapping[str, int]
+    get_tensor: Callable[[int], Tensor]
+
+    def __getitem__(self, digest: str) -> Tensor:
+        return self.get_tensor(self.numbers[digest])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self.numbers
+
+
+def small_ones(stored: Sequence[Tensor]) -> list[int]:
+    """Return the numbers of the tensors that share files with others."""
+    sizes = [tensor.nbytes if is_own(tensor) else 0 for tensor in stored]
+    own_from = _own_from(sizes)
+    return [n for n, tensor in enumerate(stored) if is_own(tensor) and sizes[n] < own_from]
+
+
+def write(layout: Layout, folder: Path, options: SaveOptions, ready: Ready) -> Written:
     """Write what is stored, and the index.
+
+    Args:
+        layout: what is stored.
+        folder: where to write.
+        options: how.
+        ready: what needs not be written any more.
 
     Raises:
         MaterializationError: when what was written can't be read back safely.
         OSError: when it can't be written.
     """
-    (folder / "tensors").mkdir()
+    (folder / "tensors").mkdir(exist_ok=True)
     stored = layout.stored
-    sizes = [tensor.nbytes if is_own(tensor) else 0 for tensor in stored]
-    options.expect(sum(sizes))
-    own_from = _own_from(sizes)
-    small = [n for n, tensor in enumerate(stored) if is_own(tensor) and sizes[n] < own_from]
+    options.expect(sum(tensor.nbytes for tensor in stored if is_own(tensor)))
+    small = small_ones(stored)
     earlier = EarlierTensors.of(options.earlier() if stored else None, stored)
-    rows: dict[int, Row] = {}
-    large = sorted(set(range(len(stored))) - set(small))
+    rows = dict(ready.rows)
+    large = sorted(set(range(len(stored))) - set(small) - set(rows))
     # What has changed goes to the disk while the rest is compared.
     with Digesting() as digesting:
         for number in sorted(large, key=lambda number: not earlier.differs(number, stored[number])):
             rows[number] = _alone(number, stored[number], earlier, digesting, folder, options)
-    plain = {number: on_cpu(stored[number]) for number in small}
-    digests = {number: digest_of_elements(tensor) for number, tensor in plain.items()}
-    known = earlier.keep_small({digests[number]: plain[number] for number in small}, _PACK)
+    here = {number: on_cpu(stored[number]) for number in small if number not in ready.small}
+
+    def plain(number: int) -> Tensor:
+        return here[number] if number in here else ready.small[number]()
+
+    digests = {number: digest_of_elements(plain(number)) for number in small}
+    numbers = {digest: number for number, digest in digests.items()}
+    known = earlier.keep_small(_ByDigest(numbers, plain), _PACK)
     todo = {digest: number for number, digest in reversed(digests.items()) if digest not in known}
-    packed: dict[tuple[bool, bool], dict[str, Tensor]] = defaultdict(dict)
+    packed: dict[tuple[bool, bool], dict[str, int]] = defaultdict(dict)
     for digest, number in reversed(todo.items()):
-        packed[layout.kinds[number]][digest] = plain[number]
+        packed[layout.kinds[number]][digest] = number
     for kind in sorted(packed):
-        for together in _packs(packed[kind]):
-            known.update(_write_pack(together, folder, options))
+        for together in _packs(packed[kind], stored):
+            fetched = [(digest, plain(number)) for digest, number in together]
+            known.update(_write_pack(fetched, folder, options))
     rows |= {number: known[digest] for number, digest in digests.items()}
     listed = [rows[number] for number in range(len(stored))]
     content = [row.digest or row.file for row in listed]
@@ -129,16 +181,17 @@ def _unusual(tensor: Tensor, name: str, folder: Path, options: SaveOptions) -> R
     return Row("", name, None, None, (), ())
 
 
-def _packs(tensors: dict[str, Tensor]) -> Iterator[list[tuple[str, Tensor]]]:
+def _packs(numbers: Mapping[str, int], stored: Sequence[Tensor]) -> Iterator[list[tuple[str, int]]]:
     """Divide small tensors among files."""
-    pack: list[tuple[str, Tensor]] = []
+    pack: list[tuple[str, int]] = []
     size = 0
-    for digest, tensor in tensors.items():
-        if size + tensor.nbytes > _PACK:
+    for digest, number in numbers.items():
+        nbytes = stored[number].nbytes
+        if size + nbytes > _PACK:
             yield pack
             pack, size = [], 0
-        pack.append((digest, tensor))
-        size += _aligned(tensor.nbytes)
+        pack.append((digest, number))
+        size += _aligned(nbytes)
     yield pack
 
 

@@ -1,25 +1,32 @@
-"""Sharded modules seen whole: parameters gathered, and free of what the sharding put into them.
+"""Sharded modules seen whole, and free of what the sharding put into them.
 
-Gathering is a collective operation: every process that holds a shard has to save at the same time.
-Whoever asks for a digest may be one process alone, so nothing is gathered for that.
+Where the processes save together, a sharded tensor is seen as one that has no elements, and each
+process writes those that it holds, see `storing.collective`. A process that saves by itself needs
+them all: gathering them is a collective operation, in which the others have to take part. Whoever
+asks for a digest may be one process alone, so nothing is gathered for that.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import attrs
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from flowyml.errors import MaterializationError
+from flowyml.interfaces import Group
 from flowyml.properties import type_name
 from flowyml_pytorch.describing.classes import facts_of
+from flowyml_pytorch.storing.layout import contiguous_stride, is_dense, storage_of
 
-_MARKS = ("_is_fsdp_managed_module", "_fsdp_use_orig_params")
+_MARKS = ("_is_fsdp_managed_module", "_fsdp_use_orig_params", "_distribute_module_applied")
 
 
 def model_in(module: nn.Module) -> nn.Module:
@@ -31,12 +38,60 @@ def model_in(module: nn.Module) -> nn.Module:
     return module
 
 
-@contextmanager
-def whole(modules: Iterable[nn.Module]) -> Iterator[dict[int, Tensor]]:
-    """Give sharded parameters of modules back whole, while they are saved.
+class Shards:
+    """Sharded tensors, each as the whole that it is a part of; without elements."""
 
-    Gathering happens in one order on every process, before anything that may fail on some of them.
-    Yields the whole tensors of those that are DTensors, by the identity of the shards.
+    def __init__(self) -> None:
+        self._wholes: dict[Hashable, Tensor] = {}
+        self._shards: dict[int, Any] = {}
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return what stands for a sharded tensor; any other is itself."""
+        if not is_sharded(tensor):
+            return tensor
+        shards: Any = tensor
+        local = shards._local_tensor
+        where = storage_of(local), local.storage_offset(), local.shape, local.stride(), local.dtype
+        key = where, shards.shape, shards.placements, isinstance(tensor, nn.Parameter)
+        if key not in self._wholes:
+            from flowyml_pytorch.storing.frames import without_elements  # it imports a lot
+
+            stride = shards.stride() if is_dense(shards) else contiguous_stride(shards.shape)
+            made = without_elements(shards.shape, stride, shards.dtype, shards.device)
+            if isinstance(tensor, nn.Parameter):
+                made = nn.Parameter(made, requires_grad=tensor.requires_grad)
+            self._wholes[key] = made
+            self._shards[storage_of(made)] = shards
+        return self._wholes[key]
+
+    def of(self, stored: Tensor) -> Any:
+        """Return the DTensor that a stored tensor stands for, or None."""
+        return self._shards.get(storage_of(stored)) if self._shards else None
+
+
+@attrs.frozen(eq=False)
+class Seen:
+    """How the tensors of an object are seen whole.
+
+    Attributes:
+        whole: returns a tensor whole.
+        shards: those that stand for sharded ones; None where there are only real ones.
+    """
+
+    whole: Callable[[Tensor], Tensor]
+    shards: Shards | None = None
+
+
+@contextmanager
+def seen(modules: Iterable[nn.Module], group: Group | None) -> Iterator[Seen]:
+    """See sharded parameters of modules whole, while they are saved.
+
+    What is gathered is gathered in one order on every process, before anything that may fail on
+    some of them.
+
+    Args:
+        modules: the modules.
+        group: the processes that save them together; None where this one does it by itself.
     """
     gathered: dict[int, Tensor] = {}
     with ExitStack() as stack:
@@ -46,10 +101,25 @@ def whole(modules: Iterable[nn.Module]) -> Iterator[dict[int, Tensor]]:
                 stack.enter_context(fsdp.summon_full_params(module, writeback=False))
             elif any(map(_is_sharded_here, module.modules())):
                 state = module.state_dict(keep_vars=True)  # which also puts the shards in place
-                for tensor in state.values():
+                for tensor in state.values() if group is None else ():
                     if isinstance(tensor, Tensor) and is_sharded(tensor):
                         gathered.setdefault(id(tensor), unsharded(tensor))
-        yield gathered
+        if group is None:
+            yield Seen(lambda tensor: gathered.get(id(tensor), unsharded(tensor)))
+        else:
+            shards = Shards()
+            yield Seen(shards.whole, shards)
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """Return a tensor that this process has all of.
+
+    Raises:
+        MaterializationError: when it is sharded.
+    """
+    if is_sharded(tensor):
+        raise spread(tensor)
+    return tensor
 
 
 def check_whole(modules: Iterable[nn.Module]) -> None:
@@ -59,8 +129,40 @@ def check_whole(modules: Iterable[nn.Module]) -> None:
         MaterializationError: when they are sharded.
     """
     for module in modules:
-        if _is_flat(module) or any(map(_is_sharded_here, module.modules())):
+        if is_spread_module(module):
             raise spread(module)
+
+
+def is_spread(value: Any) -> bool:
+    """Tell whether other processes hold parts of a module, or of a value with tensors."""
+    todo, met = [value], set()
+    while todo:
+        item = todo.pop()
+        if isinstance(item, Tensor):
+            if is_sharded(item):
+                return True
+        elif isinstance(item, nn.Module):
+            if is_spread_module(item):
+                return True
+        elif id(item) not in met:
+            met.add(id(item))
+            todo += _parts_of(item)
+    return False
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return value
+    if isinstance(value, Optimizer):
+        return (value.param_groups, [*value.state.values()])
+    return (getattr(value, "optimizer", None),) if isinstance(value, LRScheduler) else ()
+
+
+def is_spread_module(module: nn.Module) -> bool:
+    """Tell whether a module is sharded over several processes."""
+    return _is_flat(module) or any(map(_is_sharded_here, module.modules()))
 
 
 def spread(what: Any) -> MaterializationError:
@@ -84,9 +186,10 @@ def _is_flat(module: nn.Module) -> bool:
 
 
 def _is_sharded_here(module: nn.Module) -> bool:
-    parameters = module._parameters.values()
-    return "_is_fsdp_managed_module" in vars(module) or any(
-        parameter is not None and is_sharded(parameter) for parameter in parameters
+    attributes = vars(module)
+    held = (module._parameters, module._buffers, attributes)
+    return "_is_fsdp_managed_module" in attributes or any(
+        isinstance(item, Tensor) and is_sharded(item) for table in held for item in table.values()
     )
 
 
@@ -110,33 +213,29 @@ def distributed(value: Any, target: Any) -> Any:
     """Return a whole tensor as the shard that a sharded target takes of it; others as they are."""
     if not (isinstance(target, Tensor) and is_sharded(target) and isinstance(value, Tensor)):
         return value
-    module: Any = sys.modules["torch.distributed.tensor"]
+    from flowyml_pytorch.storing import shards
+
     where: Any = target
-    return module.distribute_tensor(
-        value.to(where.device), where.device_mesh, where.placements, src_data_rank=None
-    )
+    return shards.part_of(value, where)
 
 
 def unsharded_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a module's attributes without those that ``fully_shard`` put there."""
-    if "_is_fsdp_managed_module" not in state:
-        return dict(state)
+    """Return a module's attributes without those that sharding or tensor parallelism put there."""
     kept = {
         name: _without_hooks(value) if name.endswith("_hooks") else value
         for name, value in state.items()
         if name not in _MARKS and not name.startswith("__composable_api_state_key")
     }
-    numbers = kept.get("_forward_pre_hooks", ())
-    flags = kept.get("_forward_pre_hooks_with_kwargs")
-    if flags is not None:
-        kept["_forward_pre_hooks_with_kwargs"] = OrderedDict(
-            (number, flag) for number, flag in flags.items() if number in numbers
-        )
+    for name, hooks in kept.items():
+        flags = f"{name}_with_kwargs"
+        if hooks is not state[name] and flags in kept:  # what is noted of hooks that are gone
+            left = ((number, flag) for number, flag in state[flags].items() if number in hooks)
+            kept[flags] = OrderedDict(left)
     return kept
 
 
 def _without_hooks(hooks: Any) -> Any:
-    if not isinstance(hooks, dict):
+    if not isinstance(hooks, dict) or not any(map(_is_of_sharding, hooks.values())):
         return hooks
     return OrderedDict(
         (number, hook) for number, hook in hooks.items() if not _is_of_sharding(hook)
@@ -145,4 +244,6 @@ def _without_hooks(hooks: Any) -> Any:
 
 def _is_of_sharding(hook: Any) -> bool:
     function = getattr(hook, "__func__", hook)
-    return str(getattr(function, "__module__", "")).startswith("torch.distributed.fsdp.")
+    return str(getattr(function, "__module__", "")).startswith(
+        ("torch.distributed.fsdp.", "torch.distributed.tensor.")
+    )

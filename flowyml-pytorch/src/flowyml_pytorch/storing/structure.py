@@ -11,7 +11,7 @@ import enum
 import functools
 import types
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import attrs
@@ -38,7 +38,6 @@ from flowyml_pytorch.storing.policy import (
 from flowyml_pytorch.storing.sharded import (
     is_sharded,
     model_in,
-    spread,
     unsharded,
     unsharded_state,
 )
@@ -48,8 +47,6 @@ SCHEMA = 1
 
 BUILTINS = {cls.__name__: cls for cls in (bool, int, float, str, list, tuple, dict, set)}
 """Types that may stand as values, such as what a defaultdict makes."""
-
-_NOTHING: Mapping[Any, Any] = types.MappingProxyType({})
 
 DEFAULTS: Mapping[str, Any] = types.MappingProxyType(vars(nn.Module()))
 """What every module starts with; attributes that equal it are not written."""
@@ -72,19 +69,18 @@ class Structure:
     required_trust: tuple[str, ...]
 
 
-def encode(gathered: Mapping[int, Tensor] | None = _NOTHING, /, **values: Any) -> Structure:
+def encode(whole: Callable[[Tensor], Tensor] = unsharded, /, **values: Any) -> Structure:
     """Encode values that may have parts in common, such as a module and its state dict.
 
     Args:
-        gathered: sharded tensors that are whole already, by the identity of their shards; None
-            where there is nobody to gather the others with.
+        whole: returns a tensor that may be sharded whole, or refuses it.
         **values: the values, by the names that they get in the structure.
 
     Raises:
         NotRestorableError: when a part can't be restored exactly.
         MaterializationError: when a tensor is sharded that can't be gathered.
     """
-    encoder = _Encoder(gathered)
+    encoder = _Encoder(whole)
     forms = {key: encoder.whole(value, key) for key, value in values.items()}
     plain = _Plain(encoder.hooks)
     data = {
@@ -114,8 +110,8 @@ class _Key:
 
 
 class _Encoder:
-    def __init__(self, gathered: Mapping[int, Tensor] | None = _NOTHING) -> None:
-        self._gathered = gathered
+    def __init__(self, whole: Callable[[Tensor], Tensor] = unsharded) -> None:
+        self._whole = whole
         self.objects: list[Any] = []
         self.tensors: list[Tensor] = []
         self.attributes: dict[int, Any] = {}
@@ -246,7 +242,7 @@ class _Encoder:
             ]
         if kind in (set, frozenset):  # sets have no order; one set, one text
             value = sorted(
-                value, key=lambda item: repr(_Plain()(_Encoder(self._gathered).value(item, path)))
+                value, key=lambda item: repr(_Plain()(_Encoder(self._whole).value(item, path)))
             )
         return [self.value(item, f"{path}[{index}]") for index, item in enumerate(value)]
 
@@ -273,12 +269,6 @@ class _Encoder:
                     name: self.value(item, f"{path}.{name}") for name, item in attributes.items()
                 }
         return number
-
-    def _whole(self, tensor: Tensor) -> Tensor:
-        if self._gathered is None and is_sharded(tensor):
-            raise spread(tensor)
-        known = (self._gathered or _NOTHING).get(id(tensor))
-        return unsharded(tensor) if known is None else known
 
     def _method(self, method: types.MethodType, path: str) -> list[Any]:
         function, owner = method.__func__, method.__self__

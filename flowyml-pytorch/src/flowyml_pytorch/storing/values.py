@@ -7,7 +7,7 @@ an optimizer saved beside its model comes back with the model's own parameters.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from flowyml_pytorch.storing import files, structure
 from flowyml_pytorch.storing.kinds import NotRestorableError
 from flowyml_pytorch.storing.matching import check_same_keys, shapes_of
 from flowyml_pytorch.storing.rebuild import read_structure
-from flowyml_pytorch.storing.sharded import check_whole, whole
+from flowyml_pytorch.storing.sharded import alone, check_whole, distributed, seen
 
 
 def save(value: Any, folder: Path, options: SaveOptions) -> SaveResult:
@@ -30,8 +30,12 @@ def save(value: Any, folder: Path, options: SaveOptions) -> SaveResult:
     Raises:
         MaterializationError: naming the part of it that can't be captured.
     """
-    with whole(_modules_in(value)) as gathered:
-        return files.write(_plan(value, gathered), folder, options)
+    with seen(_modules_in(value), options.group) as parts:
+
+        def plan(obstacle: str | None = None) -> files.Plan:
+            return _plan(value, parts.whole, obstacle)
+
+        return files.write(files.agreed(plan, options.group), folder, options, parts.shards)
 
 
 def digests(value: Any) -> list[str]:
@@ -41,7 +45,7 @@ def digests(value: Any) -> list[str]:
         MaterializationError: naming the part of it that can't be captured, or is sharded.
     """
     check_whole(_modules_in(value))
-    return files.digests(_plan(value, None))
+    return files.digests(_plan(value, alone))
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:
@@ -54,28 +58,30 @@ def _modules_in(value: Any) -> Iterator[nn.Module]:
         yield from itertools.chain.from_iterable(map(_modules_in, value))
 
 
-def _plan(value: Any, gathered: Mapping[int, Tensor] | None) -> files.Plan:
+def _plan(value: Any, whole: Callable[[Tensor], Tensor], obstacle: str | None = None) -> files.Plan:
+    """Decide what to write; what stands in the way of more elsewhere does so here as well."""
     parts = {}
     try:
         if isinstance(value, _STATEFUL):
             parts["state"] = _state_of(value)
     except NotRestorableError:  # the object may come back all the same
         pass
+    if obstacle is None:
+        try:
+            return files.Plan(structure.encode(whole, root=value, **parts))
+        except (NotRestorableError, RecursionError) as error:
+            if not parts:
+                raise _not_saved(value, error) from error
+            obstacle = str(error)
     try:
-        return files.Plan(structure.encode(gathered, root=value, **parts))
-    except (NotRestorableError, RecursionError) as error:
-        if not parts:
-            raise _not_saved(value, error) from error
-        reason = str(error)
-    try:
-        found = structure.encode(gathered, **parts)
+        found = structure.encode(whole, **parts)
     except (NotRestorableError, RecursionError) as error:
         raise _not_saved(value, error) from error
     warning = (
-        f"{type(value).__name__} is saved with its state only, because of {reason}. Loading it "
+        f"{type(value).__name__} is saved with its state only, because of {obstacle}. Loading it "
         f"will need into= one that you build."
     )
-    return files.Plan(found, reason, warning=warning)
+    return files.Plan(found, obstacle, warning=warning)
 
 
 def _not_saved(value: Any, error: Exception) -> MaterializationError:
@@ -141,4 +147,4 @@ def _copy(found: Mapping[str, Tensor], into: Mapping[str, Tensor], ref: str) -> 
     check_same_keys(shapes_of(found), shapes_of(into), ref)
     with torch.no_grad():
         for key, tensor in found.items():
-            into[key].copy_(tensor)
+            into[key].copy_(distributed(tensor, into[key]))
