@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowyml_pytorch.storing.kinds import Kind, NotRestorableError
+from flowyml_pytorch.training.distributed import EpochSampler
 
 Fits = Callable[[Any], bool]
 """Tells whether a value is fit for an attribute; it looks at the value and runs nothing of it."""
@@ -97,6 +98,7 @@ _DISTRIBUTED: Mapping[str, Fits] = {
 }
 
 SAMPLERS: Mapping[str, Mapping[str, Fits]] = {
+    f"{EpochSampler.__module__}.{EpochSampler.__qualname__}": _DISTRIBUTED,
     "torch.utils.data.dataloader._InfiniteConstantSampler": {},
     "torch.utils.data.distributed.DistributedSampler": _DISTRIBUTED,
     "torch.utils.data.sampler.BatchSampler": _BATCH,

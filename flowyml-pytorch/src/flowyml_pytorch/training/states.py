@@ -96,13 +96,10 @@ def load_into(obj: Any, state: Any, ref: str) -> None:
             f"into= takes an optimizer, a learning rate scheduler, a gradient scaler or a "
             f"generator for {ref}; got a {type_name(obj)}."
         )
-    problems, load = found
     if not isinstance(state, dict):
         raise MaterializationError(f"{ref} holds a {type_name(state)}, and no state to load.")
-    try:
-        told = list(problems(obj, state))
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        told = [f"it isn't the state of a {type_name(obj)} ({error!r})"]
+    _, load = found
+    told = problems_of(obj, state)
     if told:
         raise MaterializationError(
             f"{ref} doesn't fit into the {type_name(obj)} that into= holds, and nothing was "
@@ -114,6 +111,20 @@ def load_into(obj: Any, state: Any, ref: str) -> None:
         raise MaterializationError(
             f"{ref} can't be loaded into the {type_name(obj)} that into= holds: {first_line(error)}"
         ) from error
+
+
+def is_known(obj: Any) -> bool:
+    """Tell whether an object is an optimizer, a scheduler, a gradient scaler or a generator."""
+    return isinstance(obj, tuple(_HOW))
+
+
+def problems_of(obj: Any, state: Any) -> list[str]:
+    """Return what of a state doesn't fit into an object that `is_known`; nothing is changed."""
+    problems = next(pair[0] for kind, pair in _HOW.items() if isinstance(obj, kind))
+    try:
+        return list(problems(obj, state))
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        return [f"it isn't the state of a {type_name(obj)} ({error!r})"]
 
 
 def first_line(error: BaseException) -> str:
