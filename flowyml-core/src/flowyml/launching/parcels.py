@@ -172,13 +172,27 @@ class _Packer:
     def _container(self, value: Any, plain: bool) -> Any:
         if id(value) in self._above or len(self._above) > _DEEPEST:
             return self._refuse(value, "it contains itself or is nested too deeply")
-        if not plain and self._has_materializer(value):
+        if not plain and self._has_materializer(value) and not self._comes_apart(value):
             return self._leaf(value)
         self._above.append(id(value))
         try:
             return self._parts(value)
         finally:
             self._above.pop()
+
+    def _comes_apart(self, value: Any) -> bool:
+        """Tell whether a container's items are better sent one by one.
+
+        They are where one of them is stored already, and the others have nothing in common with
+        it; or where it is spread over processes, so that the whole can't be saved here.
+        """
+        if type(value) not in (*_WORDS, dict):
+            return False
+        items = list(value.values() if type(value) is dict else value)
+        others = [item for item in items if self._known(item) is None]
+        if len(others) < len(items) and is_spread(value):
+            return True
+        return len(items) - len(others) == 1 and all(map(encoding.is_encodable, others))
 
     def _parts(self, value: Any) -> Any:
         kind = type(value)
