@@ -55,6 +55,7 @@ def install(session: nox.Session, *requirements: str) -> None:
 
 
 PARALLEL = ("-n=auto", "--dist=worksteal")  # most tests wait for processes and the disk
+IN_GROUPS = ("-n=auto", "--dist=loadgroup")  # tests that share started processes run in one
 
 
 def run_pytest(session: nox.Session, *args: str, python: str = "python") -> None:
@@ -106,7 +107,7 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def core(session: nox.Session) -> None:
     """The tests of the core and its conformance kit, where no framework is installed."""
-    install(session, f"{CORE}[numpy,testing]", "hypothesis", "pytest-xdist")
+    install(session, f"{CORE}[numpy,testing]", "hypothesis", "ipython", "pytest-xdist")
     without_torch = "import importlib.util as u; assert not u.find_spec('torch'), 'torch is here'"
     session.run("python", "-c", without_torch)
     # What the disk, git, and faulty adapters under the kit do doesn't hang on Python's version.
@@ -123,7 +124,7 @@ def pytorch(session: nox.Session) -> None:
     """The PyTorch adapter's tests, then those of two adapters in one process."""
     tools = ("hypothesis", "pytest-xdist", "scikit-learn", "torchdata", "tqdm", "transformers")
     install(session, f"{CORE}[numpy,testing]", f"{PYTORCH}[safetensors]", *tools)
-    run_pytest(session, "tests/pytorch", *PARALLEL, *session.posargs)
+    run_pytest(session, "tests/pytorch", *IN_GROUPS, *session.posargs)
     install(session, SKLEARN, "ipython", "jedi")
     run_pytest(session, "tests/adapters", *PARALLEL, *session.posargs)
 

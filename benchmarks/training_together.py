@@ -7,6 +7,7 @@ user writes without flowyml, and imports nothing of it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -42,6 +43,7 @@ def main() -> None:
     distributed.init_process_group("gloo")
     train(int(sys.argv[1]), sys.argv[2])
     distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads sometimes abort Python's own end
 
 
 if __name__ == "__main__":

@@ -332,8 +332,10 @@ def unseeded():
     return [current().seed, current().call]
 
 if __name__ == "__main__":
+    early = current().rank
     with run("all") as r:
         got = train(2)
+        assert early == got["rank"]
         got["again"] = train(2)["rank"]
         got["drawn"] = unseeded()
         got["id"] = r.id

@@ -182,7 +182,7 @@ def test_the_reference_lists_the_properties_that_every_model_has() -> None:
 
 def test_the_reference_lists_errors_that_there_are() -> None:
     listed = re.findall(r"^\| `(\w+)", prose(read("hooks"), "Errors to raise"), re.M)
-    assert len(listed) == 3
+    assert len(listed) == 4
     assert all(issubclass(getattr(errors, name), (FlowymlError, FlowymlWarning)) for name in listed)
 
 

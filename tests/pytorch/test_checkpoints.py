@@ -153,7 +153,7 @@ class Training:
         state = self.optimizer.state_dict()["state"]
         return {
             "weights": {k: v.clone() for k, v in self.net.state_dict().items()},
-            "optimizer": [[v for v in each.values()] for each in state.values()],
+            "optimizer": [list(each.values()) for each in state.values()],
             "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "_anneal"},
             "history": ckpt.history,
             "position": (ckpt.epoch, ckpt.step),

@@ -14,6 +14,8 @@ import torch
 from flowyml import Store, runs
 from flowyml.records import RunRecord
 
+pytestmark = pytest.mark.xdist_group("distributed_digits")
+
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "distributed_digits.py"
 EPOCHS = "3"
 

@@ -29,6 +29,8 @@ from flowyml_pytorch import Elastic
 from flowyml_pytorch.launching.place import Place
 from flowyml_pytorch.launching.streams import Streams
 
+pytestmark = pytest.mark.xdist_group("elastic")
+
 JOIN = """
 import json, os, signal, sys, threading, time
 import torch, torch.distributed as dist

@@ -13,6 +13,8 @@ import torch
 
 from flowyml import Store, runs
 
+pytestmark = pytest.mark.xdist_group("resuming")
+
 SCRIPT = """
 import os, signal, sys
 import torch
@@ -36,7 +38,9 @@ def die(how):
             os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
 
-@step(seed=3, launcher=Elastic(nproc_per_node=int(os.environ.get("PROCESSES", "2")), max_restarts=1))
+PROCESSES = int(os.environ.get("PROCESSES", "2"))
+
+@step(seed=3, launcher=Elastic(nproc_per_node=PROCESSES, max_restarts=1))
 def train(kind, workers, how, stop):
     here = current()
     rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))

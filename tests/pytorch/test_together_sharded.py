@@ -30,6 +30,8 @@ from flowyml_pytorch.storing.common_file import Tally
 from flowyml_pytorch.storing.frames import Frame, without_elements
 from flowyml_pytorch.storing.shards import part_of, pieces
 
+pytestmark = pytest.mark.xdist_group("together_sharded")
+
 START = """
 import copy, json, os, signal, sys, threading, time, warnings
 from datetime import timedelta

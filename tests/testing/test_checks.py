@@ -35,7 +35,7 @@ CAUGHT = [
     (REGISTERED, "nowhere_to_be_found", "can't be imported", "`plugin` has to name"),
     (REGISTERED, "faulty:returns_a_class", "returned the class", "return an instance of it"),
     (REGISTERED, "faulty:without_materializers", "brings no materializer", "Return one from"),
-    (REGISTERED, "faulty:without_version", "doesn't say which version", "Put api_version = 2"),
+    (REGISTERED, "faulty:without_version", "doesn't say which version", "Put api_version = 3"),
     (REGISTERED, "faulty:foreign_key", "'toys.model'", "a key that starts with 'toy.'"),
     (REGISTERED, "faulty:odd_format", "format 'whole/numbers'", "Use letters, digits"),
     (REGISTERED, "faulty:no_types", "has to name the `types`", "such as ('package.Model',)"),

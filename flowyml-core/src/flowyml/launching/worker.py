@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from flowyml.interfaces import Group
 from flowyml.launching import failures, jobs
@@ -35,5 +40,18 @@ def _in_short(
     return f"{category.__name__}: {message}\n"
 
 
+def _end(code: int) -> NoReturn:
+    """End as Python does, but for taking itself apart: threads of libraries may not survive that.
+
+    All is done by then, and a crash would count as a failure of the step.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # it waits for threads, as Python's end does
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    _end(main(Path(sys.argv[1])))

@@ -211,11 +211,8 @@ def _check(job: Job, plan: Plan, agent: _Agent, result: RunResult | None) -> Non
 def _failure(
     job: Job, plan: Plan, failures: Mapping[int, ProcessFailure], restarts: int
 ) -> LaunchError:
-    """Return the error that says how the first of the ranks failed; torch notes them as they end.
-
-    Of those that ended at the same time it is one that was killed: the others met with that.
-    """
-    rank, failure = min(failures.items(), key=lambda item: item[1].exitcode >= 0)
+    """Return the error that says how the first of the ranks failed; torch notes them as they end."""
+    rank, failure = next(iter(failures.items()))
     host = "" if plan.is_alone else f" on {socket.gethostname()}"
     name = f"rank {rank} (process {failure.pid}{host})"
     times = {0: "", 1: ", also after 1 restart"}.get(restarts, f", also after {restarts} restarts")

@@ -13,7 +13,7 @@ from flowyml_yourframework.extractor import ModelExtractor
 from flowyml_yourframework.materializer import ModelMaterializer
 from flowyml_yourframework.random_source import DefaultGenerator
 
-api_version = 2
+api_version = 3
 """Version of flowyml.interfaces that this adapter is written for."""
 
 
