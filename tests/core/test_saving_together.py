@@ -27,11 +27,17 @@ SIZE = 3
 
 
 class Half:
-    """What one process holds of a text, and what it does while it is saved."""
+    """What one process holds of a text, how long it hesitates, and what it does while saving."""
 
-    def __init__(self, text: str, act: Callable[[SaveOptions, Path], Any] | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        act: Callable[[SaveOptions, Path], Any] | None = None,
+        hesitates: float = 0.0,
+    ) -> None:
         self.text = text
         self.act = act
+        self.hesitates = hesitates
 
 
 class HalfMaterializer(Materializer):
@@ -49,6 +55,7 @@ class HalfMaterializer(Materializer):
         return True
 
     def save(self, obj: Half, folder: Path, options: SaveOptions) -> SaveResult:
+        time.sleep(obj.hesitates)
         rank, count = (options.group.rank, SIZE) if options.group is not None else (0, 1)
         before = options.earlier()
         kept = f"part{rank}" in (before.files() if before else ()) and obj.text == "as before"
@@ -223,6 +230,13 @@ def test_where_one_fails_all_of_them_fail_and_nothing_is_left(
     assert [str(asset.ref) for asset in together.save(*parts())] == ["text@v2"] * SIZE
 
 
+def test_the_folder_is_there_until_all_know_that_one_failed(together: Together) -> None:
+    _, *others = together.save(Half("a", boom), Half("b", None, 0.3), Half("c", None, 0.3))
+    for error in others:
+        assert "rank 0 failed: A " in str(error)
+    check_nothing_of_it(together)
+
+
 def test_a_full_disk_on_one_of_them_fails_all(
     together: Together, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +334,17 @@ def test_a_store_that_not_all_of_them_see_is_refused(
         assert "has to be on a file system that all processes see" in str(error)
         assert str(together.stores[0].path) in str(error)
     check_nothing_of_it(together, "v1")
+
+
+def test_one_with_another_store_than_the_others_is_refused(
+    together: Together, tmp_path: Path
+) -> None:
+    together.stores[2] = Store(tmp_path / "mine")
+    for error in together.save(*parts()):
+        assert isinstance(error, StoreError)
+        assert "rank 2 doesn't find" in str(error)
+        assert f"that of rank 2 is {tmp_path / 'mine'}." in str(error)
+    check_nothing_of_it(together)
 
 
 def test_each_may_save_by_itself_into_a_store_of_its_own(

@@ -8,8 +8,9 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,9 @@ STEPS = "steps.json"
 ARGUMENTS = "arguments"
 RESULTS = "results"
 CHANGED = "changed "
+
+_TOUCHED = 300.0
+"""Seconds after which the folder of a running job is touched again: `Store.gc` removes old ones."""
 
 
 @attrs.frozen(eq=False)
@@ -82,7 +86,8 @@ class Sending:
             command = (sys.executable, "-m", "flowyml.launching.worker", str(folder))
             job = Job(self.step.name, command, environment, folder)
             try:
-                self.launcher.launch(job)
+                with _in_use(folder):
+                    self.launcher.launch(job)
             except LaunchError as error:
                 self._take_steps(folder)
                 first = failures.first(folder, error.rank)
@@ -232,6 +237,25 @@ class Sending:
                 f"another process; the one here stays as it was: {told(error)}",
                 FlowymlWarning,
             )
+
+
+@contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Show for the time of a with block that a folder isn't the leftover of a killed process."""
+    over = threading.Event()
+
+    def touch() -> None:
+        while not over.wait(_TOUCHED):
+            with suppress(OSError):
+                os.utime(folder)
+
+    thread = threading.Thread(target=touch, name="flowyml job", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def read(folder: Path) -> dict[str, Any]:

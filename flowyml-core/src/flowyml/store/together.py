@@ -123,6 +123,7 @@ def common_folder(talk: Talk, backend: Backend, store: Path) -> Iterator[Path | 
     """
     with ExitStack() as stack:
         own = stack.enter_context(backend.staging()) if talk.rank == 0 else None
+        stack.push(talk)  # all of them know of a failure before the folder goes
         folder = store / "staging" / talk.tell(lambda: Path(str(own)).name)
         found = talk.ask([folder.is_dir(), str(store)])
         blind = [rank for rank, (sees, _) in enumerate(found) if not sees]
@@ -134,7 +135,7 @@ def common_folder(talk: Talk, backend: Backend, store: Path) -> Iterator[Path | 
             raise StoreError(
                 f"{talk.name!r} isn't saved: rank {blind[0]} doesn't find {folder}, in which "
                 f"rank 0 began. The store's folder has to be on a file system that all processes "
-                f"see; theirs is {found[blind[0]][1]}."
+                f"see; that of rank {blind[0]} is {found[blind[0]][1]}."
             )
         yield folder
 
