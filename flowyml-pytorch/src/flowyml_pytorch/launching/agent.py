@@ -211,7 +211,7 @@ def _check(job: Job, plan: Plan, agent: _Agent, result: RunResult | None) -> Non
 def _failure(
     job: Job, plan: Plan, failures: Mapping[int, ProcessFailure], restarts: int
 ) -> LaunchError:
-    """Return the error that says how the first of the ranks failed; torch notes them as they end."""
+    """Return the error of the rank that failed first; torch notes them as they end."""
     rank, failure = next(iter(failures.items()))
     host = "" if plan.is_alone else f" on {socket.gethostname()}"
     name = f"rank {rank} (process {failure.pid}{host})"
