@@ -110,9 +110,9 @@ def core(session: nox.Session) -> None:
     install(session, f"{CORE}[numpy,testing]", "hypothesis", "ipython", "pytest-xdist")
     without_torch = "import importlib.util as u; assert not u.find_spec('torch'), 'torch is here'"
     session.run("python", "-c", without_torch)
-    # What the disk, git, and faulty adapters under the kit do doesn't hang on Python's version.
+    # What the disk, git, processes, and faulty adapters do doesn't hang on Python's version.
     first = session.python == PYTHONS[0]
-    elsewhere = ("test_durability.py", "test_repository.py")
+    elsewhere = ("test_durability.py", "test_repository.py", "test_saving_together.py")
     left_out = () if first else (f"--ignore=tests/core/{name}" for name in elsewhere)
     run_pytest(session, "tests/core", *left_out, *PARALLEL, *session.posargs)
     kit = "tests/testing" if first else "tests/testing/test_conformance.py"

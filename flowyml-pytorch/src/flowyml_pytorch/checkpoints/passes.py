@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.utils.data import RandomSampler
+
 from flowyml import seeds
 from flowyml.digests import hasher
 from flowyml_pytorch.checkpoints.feeds import (
     Feed,
+    Note,
     goes_on,
     holder,
     is_known,
@@ -140,7 +145,9 @@ class Pass:
                 type(feed.loader)
             ):
                 inner: Any = self._iterator
-                self._watch = _Watch(inner._sampler_iter, bool(custom) and self._told_of_sampler)
+                told = self._told_of_sampler if custom else None
+                going = _as_it_goes(feed.samplers())
+                self._watch = _Watch(inner._sampler_iter, told, going, feed.note)
                 inner._sampler_iter = self._watch
         else:
             self._draws = bool(custom) or feed.loader.num_workers == 0
@@ -226,12 +233,26 @@ class Pass:
 
 
 class _Watch:
-    """An iterator of indices that keeps a digest of them, and may look whether drawing goes on."""
+    """An iterator of indices that keeps a digest of them, and looks who draws when."""
 
-    def __init__(self, indices: Iterator[Any], told: Callable[[], None] | bool) -> None:
+    def __init__(
+        self, indices: Iterator[Any], told: Callable[[], None] | None, sampler: Any, note: Note
+    ) -> None:
+        """Watch.
+
+        Args:
+            indices: what is watched.
+            told: called when it draws from the global generators again and again; None for what
+                is known not to.
+            sampler: the sampler that draws as it goes from a generator of its own, or None.
+            note: takes a reason why going on isn't exact.
+        """
         self._indices = indices
         self._told = told
+        self._sampler = sampler
+        self._note = note
         self._begun = False
+        self._after: Tensor | None = None
         self._hasher = hasher()
 
     def digest(self) -> str:
@@ -243,12 +264,38 @@ class _Watch:
         return self
 
     def __next__(self) -> Any:
+        self._look_at_generator()
         have_changed = global_marks() if self._told and self._begun else None
         self._begun = True
         index = next(self._indices)
-        if have_changed is not None and have_changed() and callable(self._told):
+        if have_changed is not None and have_changed() and self._told:
             self._told()
-            self._told = False
+            self._told = None
+        if self._sampler is not None:
+            self._after = self._sampler.generator.get_state()
         if type(index) in (int, list, tuple):
             self._hasher.update(repr(index).encode())
         return index
+
+    def _look_at_generator(self) -> None:
+        """Note it when others draw from a generator that the sampler isn't done with."""
+        if self._after is None or torch.equal(self._after, self._sampler.generator.get_state()):
+            return
+        self._note(
+            f"the generator of the {type(self._sampler).__qualname__} is drawn from by others "
+            f"while it draws as it goes. Give it one of its own"
+        )
+        self._sampler = self._after = None
+
+
+def _as_it_goes(samplers: list[Any]) -> Any:
+    """Return the sampler of torch's that draws as it goes, from a generator that others may hold.
+
+    The others draw all they need when they are asked for the first index.
+    """
+    for sampler in samplers:
+        if type(sampler) is not RandomSampler or sampler.generator is None:
+            continue
+        if sampler.replacement or sampler.num_samples > len(sampler.data_source):
+            return sampler
+    return None

@@ -21,6 +21,9 @@ _DEEPEST = 8
 _LONG = 100
 """Objects, attributes within attributes, and items of a list, that are looked at."""
 
+_MOST_ITEMS = 20_000
+"""Numbers or texts in a list, at most, that are compared and kept: looking has to be quick."""
+
 _SCALARS = (bool, int, float, str, type(None))
 _CLOSED = (type, ModuleType, FunctionType, MethodType, Tensor, nn.Module, str, bytes, bytearray)
 """What has no attributes that are of interest here."""
@@ -32,7 +35,7 @@ class Visible:
 
     Attributes:
         generators: random generators by path, such as ``"sampler.generator"``; each once.
-        scalars: plain values of attributes, by path.
+        scalars: plain values of attributes, and lists and dicts of such, by path.
         iterators: paths of iterators that are under way, whose place can't be seen.
     """
 
@@ -82,15 +85,41 @@ def _held(obj: Any, path: str, found: Visible) -> Iterator[tuple[str, Any]]:
     elif isinstance(obj, dict):
         items = [(f"{path}[{key!r}]", item) for key, item in list(obj.items())[:_LONG]]
     else:
-        items = [(f"{path}.{name}", item) for name, item in getattr(obj, "__dict__", {}).items()]
-        found.scalars.update({where: item for where, item in items if type(item) in _SCALARS})
+        items = []
+        for name, item in _attributes(obj).items():
+            if _is_plain(item):
+                plain = item.copy() if isinstance(item, (list, dict)) else item
+                found.scalars[f"{path}.{name}"] = plain
+            else:
+                items.append((f"{path}.{name}", item))
     for where, item in items:
         if type(item) not in _SCALARS:
             yield where, item
 
 
+def _attributes(obj: Any) -> dict[str, Any]:
+    declared = [vars(cls).get("__slots__", ()) for cls in type(obj).__mro__]
+    slots = [name for names in declared if not isinstance(names, str) for name in names]
+    held = {name: getattr(obj, name) for name in slots if hasattr(obj, name)}
+    held.pop("__dict__", None)
+    held.pop("__weakref__", None)
+    return {**held, **getattr(obj, "__dict__", {})}
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is a number, a text, or a list or dict of such that isn't too long."""
+    if type(value) in _SCALARS:
+        return True
+    if type(value) not in (list, dict) or not 0 < len(value) <= _MOST_ITEMS:
+        return False
+    if isinstance(value, dict) and not all(type(key) in _SCALARS for key in value):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return all(type(item) in _SCALARS for item in items)
+
+
 def set_scalar(roots: Mapping[str, Any], path: str, value: Any) -> bool:
-    """Set an attribute that `look` found; False when there is none any more."""
+    """Set a plain value that `look` found; False when there is none any more."""
     *steps, last = path.split(".")
     obj: Any = None
     try:
@@ -99,9 +128,14 @@ def set_scalar(roots: Mapping[str, Any], path: str, value: Any) -> bool:
             obj = getattr(obj, name) if number else roots[name]
             for key in keys:
                 obj = obj[int(key)] if isinstance(obj, (list, tuple)) else obj[key.strip("'\"")]
-        if last not in vars(obj):
-            return False
-        setattr(obj, last, value)
+        held = getattr(obj, last)
+        if isinstance(held, list) and isinstance(value, list):
+            held[:] = value  # others may hold the same list
+        elif isinstance(held, dict) and isinstance(value, dict):
+            held.clear()
+            held.update(value)
+        else:
+            setattr(obj, last, value)
     except (LookupError, AttributeError, TypeError, ValueError):
         return False
     return True
