@@ -49,7 +49,9 @@ with adapters.launcher("elastic").join() as group:
 HANG_UP = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open("ready", "w").close()
 print("ready", flush=True)
 time.sleep(600)
 """
@@ -172,7 +174,7 @@ def test_ranks_form_a_group_and_talk_beside_torch(
         assert own[-1] == f"[rank {rank}] no text: \ufffd, and no end"
         assert f"[rank {rank}] step 2" in own
         assert f"[rank {rank}] wörds" in err
-    assert not processes_in(tmp_path)
+    assert ends(tmp_path)
 
 
 def test_ranks_are_started_again_and_a_killed_one_is_named(
@@ -264,12 +266,16 @@ def test_a_rank_that_has_returned_is_named(
     assert re.search(rf"Rank 0 waited at .*dist.all_reduce\(torch.ones\(1\)\), {told}", err)
 
 
-def interrupt(number: signal.Signals, ready: Callable[[], bool]) -> threading.Thread:
+def interrupt(
+    number: signal.Signals, ready: Callable[[], bool], times: int = 1
+) -> threading.Thread:
     def send() -> None:
         deadline = time.monotonic() + 60
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(os.getpid(), number)
+        for turn in range(times):
+            time.sleep(turn)
+            os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -302,7 +308,17 @@ time.sleep(600)
     assert {path.read_text() for path in tmp_path.glob("ended*")} == {number.name}
     assert len([*tmp_path.glob("ended*")]) == 2
     assert isinstance(caught.value, KeyboardInterrupt) or caught.value.code == 128 + number
-    assert not processes_in(tmp_path)
+    assert ends(tmp_path)
+
+
+def test_a_second_signal_ends_ranks_that_ignore_the_first(tmp_path: Path) -> None:
+    thread = interrupt(signal.SIGINT, (tmp_path / "ready").exists, times=2)
+    start = time.monotonic()
+    with handlers_stay(), pytest.raises(KeyboardInterrupt):
+        Elastic(1).launch(script(tmp_path, HANG_UP))
+    assert time.monotonic() - start < 25  # the agent's patience is 30 seconds
+    thread.join()
+    assert ends(tmp_path)
 
 
 def test_nothing_is_left_when_the_launching_process_is_killed(tmp_path: Path) -> None:

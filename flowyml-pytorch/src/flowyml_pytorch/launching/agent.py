@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -29,13 +28,12 @@ from flowyml.errors import LaunchError, told
 from flowyml.interfaces import Job
 from flowyml_pytorch.launching import wording
 from flowyml_pytorch.launching.guard import Guard
+from flowyml_pytorch.launching.interrupts import Interrupts
 from flowyml_pytorch.launching.place import VARIABLE, Terms
 from flowyml_pytorch.launching.streams import Streams
 
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 _LOGGERS = "torch.distributed.elastic"
 _EVENTS = "torchelastic-events-null"
-_HANDLED = "TORCHELASTIC_SIGNALS_TO_HANDLE"
 
 
 @attrs.frozen
@@ -95,16 +93,25 @@ class Plan:
 class _Agent(LocalElasticAgent):
     """The agent, with its ranks under guard."""
 
-    def __init__(self, spec: WorkerSpec, streams: Streams, guard: Guard) -> None:
+    def __init__(
+        self, spec: WorkerSpec, streams: Streams, guard: Guard, interrupts: Interrupts
+    ) -> None:
         super().__init__(spec, logs_specs=streams)
         self._guard = guard
+        self._interrupts = interrupts
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         self._guard.sweep()
         self.close()
-        ids: dict[int, Any] = super()._start_workers(worker_group)
-        self._guard.watch(ids.values())
+        with self._interrupts.held():
+            ids: dict[int, Any] = super()._start_workers(worker_group)
+            self._guard.watch(ids.values())
         return ids
+
+    def _shutdown(self, *arguments: Any, **options: Any) -> None:
+        if self._interrupts.again:
+            self._guard.sweep()
+        super()._shutdown(*arguments, **options)
 
     def close(self) -> None:
         """Close this process's ends of the streams, which torch leaves to the garbage collector."""
@@ -127,19 +134,24 @@ def run(job: Job, plan: Plan) -> None:
         LaunchError: when they can't be started, or naming the one that failed first.
     """
     streams = Streams(_environment(job, plan), {"TQDM_DISABLE": "1"})
+    interrupts = Interrupts()
     try:
-        with _quiet(), _signals(), streams, Guard() as guard:
-            _run(job, plan, streams, guard)
-    except SignalException as error:
-        number = error.sigval
-    else:
-        return
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(128 + number)
+        with _quiet(), interrupts, streams, Guard() as guard:
+            try:
+                interrupts.release()
+                _run(job, plan, streams, guard, interrupts)
+            except SignalException:
+                pass  # what it stands for is raised when everything is as it was
+            finally:
+                interrupts.hold()
+    finally:
+        if interrupts.came == signal.SIGINT:
+            raise KeyboardInterrupt
+        if interrupts.came is not None:
+            raise SystemExit(128 + interrupts.came)
 
 
-def _run(job: Job, plan: Plan, streams: Streams, guard: Guard) -> None:
+def _run(job: Job, plan: Plan, streams: Streams, guard: Guard, interrupts: Interrupts) -> None:
     handler = _meet(job, plan)
     master, _, port = plan.endpoint.rpartition(":")
     static = plan.backend == "static"
@@ -155,7 +167,7 @@ def _run(job: Job, plan: Plan, streams: Streams, guard: Guard) -> None:
         master_port=int(port) if static else None,
         local_addr="127.0.0.1" if plan.is_alone else None,
     )
-    agent = _Agent(spec, streams, guard)
+    agent = _Agent(spec, streams, guard, interrupts)
     interrupted = False
     try:
         result = agent.run()
@@ -238,24 +250,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(silent)
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Let the agent handle signals that would end this process, and only those; put them back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {name: signal.getsignal(getattr(signal, name)) for name in _SIGNALS}
-    ends = (signal.SIG_DFL, signal.default_int_handler)
-    variable = os.environ.get(_HANDLED)
-    os.environ[_HANDLED] = ",".join(name for name in _SIGNALS if before[name] in ends)
-    try:
-        yield
-    finally:
-        os.environ.pop(_HANDLED)
-        if variable is not None:
-            os.environ[_HANDLED] = variable
-        for name, handler in before.items():
-            if handler is not None:
-                signal.signal(getattr(signal, name), handler)

@@ -66,7 +66,7 @@ def _set_up(place: Place, terms: Terms) -> None:
     device = _device(place, terms)
     deadline = time.monotonic() + terms.timeout
     base = _connect(place, terms, deadline)
-    store = meeting.meet(place, base, deadline)
+    store = meeting.meet(place, base, deadline, terms.timeout)
     backend = terms.backend or _backend(device)
     try:
         dist.init_process_group(

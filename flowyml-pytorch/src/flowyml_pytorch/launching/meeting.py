@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Iterable
 
 import attrs
 
@@ -26,20 +27,20 @@ _FAREWELL = 0.5
 """Seconds for which the store stays, so that the others can read in it what was wrong."""
 
 
-def meet(place: Place, base: Keys, deadline: float) -> Keys:
+def meet(place: Place, base: Keys, deadline: float, timeout: float) -> Keys:
     """Wait for all processes of the group; return the part of the store that is theirs.
 
     Args:
         place: which process this is.
         base: the store.
         deadline: the monotonic time until which they have to come.
+        timeout: how many seconds they had in all.
 
     Raises:
         LaunchError: when one doesn't come, a rank is there twice, or sizes differ.
     """
-    start = time.monotonic()
     try:
-        return _Meeting(place, base, deadline, deadline - start).held()
+        return _Meeting(place, base, deadline, timeout).held()
     except RuntimeError as error:
         raise LaunchError(
             f"Rank {place.rank} lost the connection to rank 0 at {place.address}:{place.port}, "
@@ -53,6 +54,7 @@ class _Meeting:
     base: Keys
     deadline: float
     timeout: float
+    answered: Counter[int] = attrs.field(factory=Counter, init=False)
 
     def held(self) -> Keys:
         calls = within(self.base, "flowyml/calls")
@@ -75,7 +77,8 @@ class _Meeting:
     def _called(self, calls: Keys) -> str:
         """Return the name that rank 0 tells this process."""
         word = uuid.uuid4().hex
-        calls.set(f"call/{self.place.rank}", word)
+        number = calls.add(f"calls/{self.place.rank}", 1)
+        calls.set(f"call/{self.place.rank}/{number}", word)
         pause = 0.0005
         while not calls.check([f"answer/{word}"]):
             if time.monotonic() > self.deadline:
@@ -88,18 +91,22 @@ class _Meeting:
             pause = _paused(pause)
         return calls.get(f"answer/{word}").decode()
 
-    def _answer(self, calls: Keys, name: str, ranks: Collection[int]) -> None:
+    def _answer(self, calls: Keys, name: str, ranks: Iterable[int]) -> None:
+        """Tell the name to all that have called, also to two processes of one rank."""
         for rank in ranks:
-            if calls.check([f"call/{rank}"]):
-                word = calls.get(f"call/{rank}").decode()
+            number = self.answered[rank] + 1
+            while calls.check([f"call/{rank}/{number}"]):
+                word = calls.get(f"call/{rank}/{number}").decode()
                 calls.set(f"answer/{word}", name)
+                self.answered[rank] = number
+                number += 1
 
     def _await_all(self, presence: Presence, calls: Keys, name: str) -> None:
         missing = [*presence.others()]
         pause = 0.0005
         while missing:
             if self.place.rank == 0:
-                self._answer(calls, name, missing)
+                self._answer(calls, name, presence.others())
             missing = [rank for rank in missing if not presence.is_here(rank)]
             self._refuse_doubles(presence)
             failure = presence.failure()
@@ -116,7 +123,7 @@ class _Meeting:
 
     def _where(self) -> str:
         return (
-            f"{self.place.address}:{self.place.port} within {self.timeout:.0f} s, where rank "
+            f"{self.place.address}:{self.place.port} within {self.timeout:g} s, where rank "
             f"{self.place.rank} waited"
         )
 
