@@ -21,11 +21,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from flowyml import adapters
 from flowyml.errors import LaunchError
 from flowyml.interfaces import Job
 from flowyml_pytorch import Elastic
+from flowyml_pytorch.launching.interrupts import Interrupts
 from flowyml_pytorch.launching.place import Place
 from flowyml_pytorch.launching.streams import Streams
 
@@ -129,6 +131,8 @@ def test_ranks_form_a_group_and_talk_beside_torch(
     again = adapters.launcher("elastic").group()
     dist.barrier()
     store = dist.distributed_c10d._get_default_store()
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
     left = [key for key in store.list_keys() if "exchange" in key] if group.rank else []
     note(
         group, sum=tensor.item(), ranks=[group.rank, group.local_rank, group.world_size],
@@ -319,6 +323,22 @@ def test_a_second_signal_ends_ranks_that_ignore_the_first(tmp_path: Path) -> Non
     assert time.monotonic() - start < 25  # the agent's patience is 30 seconds
     thread.join()
     assert ends(tmp_path)
+
+
+def test_a_signal_waits_until_ranks_that_are_being_started_are_known() -> None:
+    known = []
+
+    def start(interrupts: Interrupts) -> None:
+        with interrupts.held():
+            os.kill(os.getpid(), signal.SIGTERM)
+            known.append("rank 0")
+
+    with handlers_stay(), Interrupts() as interrupts:
+        interrupts.release()
+        with pytest.raises(SignalException):
+            start(interrupts)
+    assert known == ["rank 0"]
+    assert interrupts.came == signal.SIGTERM
 
 
 def test_nothing_is_left_when_the_launching_process_is_killed(tmp_path: Path) -> None:
